@@ -1,8 +1,8 @@
 #!/bin/sh
-# The shared memory under loom (tests/loom.rs), and how many orders were tried. The flag reaches every crate of a build: it
-# has a folder of its own.
+# The shared memory under loom (tests/loom.rs), and how many orders were tried. The flag reaches every crate of a build, so it
+# has a separate folder.
 #
-#   scripts/loom.sh [PART OF THE NAMES OF SOME]
+#   scripts/loom.sh [PART OF A NAME]
 set -eu
 cd "$(dirname "$0")/.."
 echo 'building the models (the first time takes some minutes)'

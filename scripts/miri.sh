@@ -13,7 +13,7 @@ for component in miri rust-src; do
 done
 CARGO_TARGET_DIR=target/miri
 # No clock and no file of the machine is asked for. Ring positions are numbers by design, pointers are not. The tests of
-# shared memory leave theirs behind on purpose: a region lives as long as its process.
+# shared memory do not free theirs, on purpose: a region lives as long as its process.
 MIRIFLAGS='-Zmiri-disable-isolation -Zmiri-ignore-leaks'
 # Of what is made up at random, a few.
 PROPTEST_CASES=8

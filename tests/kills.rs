@@ -309,9 +309,9 @@ fn tell(region: &Arc<Region>, at: usize, progress: &Progress) {
 }
 
 /// Takes the engine's notifications: no session is accepted while verdicts wait.
-fn take_notices(resumers: &mut [NotificationReader]) {
-    for resumer in resumers {
-        while resumer.next(|_| ()) {}
+fn take_notifications(queues: &mut [NotificationReader]) {
+    for queue in queues {
+        while queue.next(|_| ()) {}
     }
 }
 
@@ -333,7 +333,7 @@ impl Kills {
 
 /// Kills writers and engines and starts them again, and leaves the last engine at work.
 fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engine: Child) -> (Kills, Child) {
-    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+    let mut queues: Vec<NotificationReader> = (0..region.resume_workers())
         .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
         .collect();
     let mut writers: Vec<Option<Child>> =
@@ -349,7 +349,7 @@ fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engin
         kills.at_work += u64::from(at_work && at < WORKERS);
         kills.inside += u64::from(inside);
         writers[at] = Some(start_writer(region, at, &progress[at]));
-        take_notices(&mut resumers);
+        take_notifications(&mut queues);
         if engine_started.elapsed() > Duration::from_millis(60 + dice.roll(300)) {
             engine.kill();
             kills.engines += 1;
@@ -366,10 +366,10 @@ fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engin
 
 /// Takes over every ring, sends one more record and a BYE for all sessions, and waits until everything is settled.
 fn settle(region: &Arc<Region>, progress: &[Progress]) {
-    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+    let mut queues: Vec<NotificationReader> = (0..region.resume_workers())
         .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
         .collect();
-    wait("the rings are read", &mut resumers, || (0..WRITERS).all(|at| region.event_ring(at).used() == 0));
+    wait("the rings are read", &mut queues, || (0..WRITERS).all(|at| region.event_ring(at).used() == 0));
     for (at, progress) in progress.iter().enumerate().take(WORKERS) {
         let mut worker = Worker::attach(region, at).expect("not attached yet");
         for session in 0..=progress.done() / MESSAGES {
@@ -384,23 +384,23 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
         let mut worker = Worker::attach(region, at).expect("not attached yet");
         let number = progress.done() + 1;
         let (account, amount, first) = (account(at), number.to_string(), "1");
-        let told = commands::run("account.add", &[&account, &amount, &amount], region, &mut worker);
-        assert!(told.is_ok(), "the ring does not go on: {told:?}");
+        let answer = commands::run("account.add", &[&account, &amount, &amount], region, &mut worker);
+        assert!(answer.is_ok(), "the ring is blocked: {answer:?}");
         // The first command was executed under a process that was killed since.
-        let told = commands::run("account.add", &[&account, first, first], region, &mut worker);
+        let answer = commands::run("account.add", &[&account, first, first], region, &mut worker);
         let duplicate = ("duplicate", Value::Integer(1));
         let is_duplicate = |value| matches!(value, Value::Structure(fields) if fields.contains(&duplicate));
-        assert!(told.clone().is_ok_and(is_duplicate), "account {account} after {number}: {told:?}");
+        assert!(answer.clone().is_ok_and(is_duplicate), "account {account} after {number}: {answer:?}");
         progress.done.store(number, Ordering::SeqCst);
     }
-    wait("all sessions are closed", &mut resumers, || region.statistic(Statistic::SessionsActive) == 0);
+    wait("all sessions are closed", &mut queues, || region.statistic(Statistic::SessionsActive) == 0);
 }
 
-fn wait(what: &str, resumers: &mut [NotificationReader], done: impl Fn() -> bool) {
+fn wait(what: &str, queues: &mut [NotificationReader], done: impl Fn() -> bool) {
     let started = Instant::now();
     while !done() {
         assert!(started.elapsed() < Duration::from_secs(60), "never: {what}");
-        take_notices(resumers);
+        take_notifications(queues);
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -470,11 +470,11 @@ fn run() {
     region.request_stop();
     assert_eq!(engine.wait(), 0, "the engine ends in good order");
     check(state.path(), progress);
-    let [messages, told] =
+    let [messages, numbers] =
         [0..WORKERS, WORKERS..WRITERS].map(|kind| progress[kind].iter().map(Progress::done).sum::<u64>());
     println!(
         "kills: {} of writers ({} tellers inside a record, {} workers inside a call), {} of engines; \
-         {messages} messages and {told} numbers published",
+         {messages} messages and {numbers} numbers published",
         kills.writers, kills.inside, kills.at_work, kills.engines
     );
     assert!(kills.are_enough(), "too little was killed");

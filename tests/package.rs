@@ -187,7 +187,7 @@ fn installed_upgraded_over_an_open_ledger_removed_and_purged() {
     let server = proxy.server(&["one", "two"]);
     let mut client = proxy.client();
     client.take(2, Reaction::Answer(200));
-    // The number of messages is not told, so units are reserved ahead of need: here, all that the account has.
+    // The script states no number of messages, so units are reserved ahead of need: here, all that the account has.
     proxy.expect(0, 98, 2);
     assert_eq!(client.bye(), 200);
     proxy.expect(98, 0, 2);
@@ -245,7 +245,7 @@ fn the_configuration_in_lua_runs_as_it_is() {
 }
 
 #[test]
-fn lintian_has_nothing_against_it() {
+fn lintian_reports_nothing() {
     let judged = Command::new("lintian").args(["--fail-on", "error"]).arg(wanted("IMCHARGE_PACKAGE")).output();
     let judged = judged.expect("lintian runs");
     assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stdout));

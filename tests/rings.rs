@@ -83,15 +83,15 @@ fn invite_as(worker: &mut Worker, key: InviteKey<'_>, suspended: Suspended) -> R
 
 /// Takes this number of verdicts, all of them granted, and returns their sessions.
 fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
-    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+    let mut queues: Vec<NotificationReader> = (0..region.resume_workers())
         .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
         .collect();
     let mut granted = HashSet::new();
     let started = Instant::now();
     while granted.len() < count && started.elapsed() < Duration::from_secs(30) {
-        for resumer in &mut resumers {
-            resumer.wait(Duration::from_millis(1));
-            while resumer.next(|notification| {
+        for queue in &mut queues {
+            queue.wait(Duration::from_millis(1));
+            while queue.next(|notification| {
                 let fine = matches!(notification.kind, Kind::Verdict { result: Outcome::Granted, .. });
                 assert!(
                     fine && granted.insert(notification.session),
@@ -105,13 +105,13 @@ fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
 
 /// Takes this number of verdicts. Returns transaction, outcome and reason of each, in the order of the transactions.
 fn reasons(region: &Arc<Region>, count: usize) -> Vec<(u64, Outcome, String)> {
-    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+    let mut queues: Vec<NotificationReader> = (0..region.resume_workers())
         .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
         .collect();
     let mut found = Vec::new();
     assert!(eventually(|| {
-        for resumer in &mut resumers {
-            while resumer.next(|notification| {
+        for queue in &mut queues {
+            while queue.next(|notification| {
                 let Kind::Verdict { suspended, result, .. } = notification.kind else { panic!("{notification:?}") };
                 found.push((suspended.index, result, notification.reason.to_owned()));
             }) {}
@@ -439,12 +439,12 @@ fn full_disk_refuses_sessions_once_the_journal_is_full_and_recovers() {
     let disk = SmallDisk::new(20);
     let region = region(&disk.0, |config| config.max_sessions = 200_000);
     let (mut worker, mut sent, mut seen) = (Worker::attach(&region, 0).expect("not attached yet"), 0, 0);
-    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+    let mut queues: Vec<NotificationReader> = (0..region.resume_workers())
         .map(|at| NotificationReader::attach(&region, at).expect("not attached yet"))
         .collect();
     let mut take = |seen: &mut usize| {
-        for resumer in &mut resumers {
-            while resumer.next(|notification| {
+        for queue in &mut queues {
+            while queue.next(|notification| {
                 assert!(
                     matches!(notification.kind, Kind::Verdict { result: Outcome::Granted, .. }),
                     "{notification:?}"

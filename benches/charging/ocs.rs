@@ -18,10 +18,10 @@ use std::time::Duration;
 /// Sessions held at once to measure the memory of one.
 const HELD_SESSIONS: u32 = 50_000;
 
-/// Calls between two measurements of the memory that calls leave behind. As many warm up before the first one.
+/// Calls between two measurements of the memory that calls leave. As many warm up before the first one.
 const CALLS: u32 = 100_000;
 
-/// Measurements of the memory that calls leave behind: a leak shows in each, the state of an allocator does not.
+/// Measurements of the memory that calls leave: a leak shows in each, the state of an allocator does not.
 const LEAK_ROUNDS: usize = 3;
 
 /// Rates that do not overload the proxies, in calls per second.
@@ -181,7 +181,7 @@ pub fn silence(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Measures the memory that ended calls leave behind.
+/// Measures the memory that ended calls leave.
 pub fn unsettled(folder: &Path) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(folder)?;
     println!(

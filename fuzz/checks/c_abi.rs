@@ -269,13 +269,13 @@ impl<'h> Caller<'h> {
     /// Fetches a pending answer: a short buffer leaves it pending; a sufficient one receives it, once.
     fn fetch(&self, length: usize) {
         let mut answer: Vec<u8> = Vec::with_capacity(length);
-        let mut told = 0;
+        let mut reported = 0;
         for (size, wanted) in [(length - 1, IMCHARGE_NEEDS_ROOM), (length, IMCHARGE_OK), (length, IMCHARGE_WRONG_STATE)]
         {
             // SAFETY: the buffer has room for `length`, and size is no more.
             let result =
-                unsafe { imcharge_command_answer(self.worker, answer.as_mut_ptr().cast(), size, &raw mut told) };
-            assert_eq!((result, told), (wanted, length));
+                unsafe { imcharge_command_answer(self.worker, answer.as_mut_ptr().cast(), size, &raw mut reported) };
+            assert_eq!((result, reported), (wanted, length));
         }
         // SAFETY: `length` octets were written.
         unsafe { answer.set_len(length) };

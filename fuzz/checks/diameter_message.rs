@@ -30,17 +30,17 @@ pub fn check(bytes: &[u8]) {
 
 /// The length is that of the header (RFC 6733, 3). An incomplete message needs the missing octets and no more.
 fn assert_frame(bytes: &[u8]) {
-    let told = bytes.get(1..4).map(|length| length.iter().fold(0, |sum, octet| sum << 8 | usize::from(*octet)));
+    let stated = bytes.get(1..4).map(|length| length.iter().fold(0, |sum, octet| sum << 8 | usize::from(*octet)));
     match frame(bytes) {
         Framed::Message(length) => {
-            assert_eq!(told, Some(length));
+            assert_eq!(stated, Some(length));
             assert!(bytes[0] == 1 && length <= bytes.len() && length.is_multiple_of(4));
             assert!((HEADER_LENGTH..=MAX_MESSAGE).contains(&length));
             for cut in [0, 1, 4, length / 2, length - 1] {
                 assert!(matches!(frame(&bytes[..cut]), Framed::Need(more) if (1..=length.max(20)).contains(&more)));
             }
         }
-        Framed::Need(more) => assert!(more > 0 && told.is_none_or(|told| bytes.len() + more == told)),
+        Framed::Need(more) => assert!(more > 0 && stated.is_none_or(|stated| bytes.len() + more == stated)),
         Framed::FramingError(broken) => assert!(!broken.to_string().is_empty() && broken.result().name().is_some()),
     }
 }

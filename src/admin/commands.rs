@@ -399,7 +399,9 @@ impl Call<'_> {
         let row: TariffRow = self.text(0).parse().map_err(|_: InvalidTariffRow| {
             self.wrong(0, "a tariff as in the configuration: message:PRICE[;name=NAME]...")
         })?;
-        config.check_tariff(&row).map_err(|error| self.fails(400, error.to_string()))?;
+        config
+            .check_tariff(&row)
+            .map_err(|error| self.wrong(0, &format!("allowed with {}; accepted: {}", error.with, error.accepted)))?;
         let place = config.tariffs.place_of(&row.applies_to).ok_or_else(|| {
             self.fails(404, format!("no configured tariff has the conditions of '{}'", shown(self.text(0))))
                 .advise("tariff")

@@ -192,7 +192,7 @@ pub struct Reserve<'a> {
     pub service: Service,
     /// Number of recipients of each message; 0: unknown, counts as one.
     pub recipients: u32,
-    /// Canonical identity of the called party, if it pays for what it sends, in a session of its own; empty if none was
+    /// Canonical identity of the called party, if it pays for what it sends, in a separate session; empty if none was
     /// found. `None`: the INVITE opens one session.
     pub called: Option<&'a str>,
     /// Name of the tariff that the script has chosen; empty: none.

@@ -173,8 +173,8 @@ impl Config {
     }
 
     /// Checks a tariff against the unit of the accounts. A server that counts octets has one price for all classes.
-    pub fn check_tariff(&self, row: &TariffRow) -> Result<(), ConfigError> {
-        let conflict = |with: &str, accepted| Err(ConfigError::conflict("tariff", &row.to_string(), with, accepted));
+    pub fn check_tariff(&self, row: &TariffRow) -> Result<(), ParameterError> {
+        let conflict = |with: &str, accepted| Err(ParameterError::conflict("tariff", row.to_string(), with, accepted));
         let is_distant = !self.enabler.capabilities.keeps_accounts;
         match self.unit {
             Unit::Message if row.tariff.kilobyte > 0 => conflict("unit=message", "message:PRICE"),

@@ -467,7 +467,7 @@ fn malformed(attached: &Attached, result: i32) -> i32 {
     result
 }
 
-/// Reads the host's numbers of a transaction; NULL stands for zeros.
+/// Reads the host's numbers of a transaction; NULL means zeros.
 ///
 /// # Safety
 /// `tokens` must be NULL or valid for reads.

@@ -89,7 +89,7 @@ pub struct Identity<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Wraps a message of the host; `None` for NULL and for `FAKED_REPLY`, which stands for a missing reply.
+    /// Wraps a message of the host; `None` for NULL and for `FAKED_REPLY`, the host's marker of a missing reply.
     ///
     /// # Safety
     /// The pointer must be NULL, the host's `FAKED_REPLY` (-1), or a message that lives as long as `'a`.

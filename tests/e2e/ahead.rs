@@ -9,8 +9,8 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// With this number of messages told; `None`: with none.
-pub fn told(setup: Setup, messages: Option<u32>) -> Setup {
+/// With this number of messages in `imcharge_reserve`; `None`: without one.
+pub fn announced(setup: Setup, messages: Option<u32>) -> Setup {
     let number = messages.map_or(String::new(), |messages| messages.to_string());
     match setup.host {
         Host::OpenSips => setup.changed("imcharge_reserve(10)", &format!("imcharge_reserve({number})")),
@@ -33,7 +33,7 @@ fn take_all(stage: &Stage, count: usize, pace: Duration) -> ImClient {
 
 #[test]
 pub fn without_a_number_no_message_waits_for_credit_on_the_ledger() {
-    let stage = Stage::new(|setup| told(setup, None));
+    let stage = Stage::new(|setup| announced(setup, None));
     stage.proxy.set_account(ALICE, 1000);
     let mut client = take_all(&stage, 300, Duration::ZERO);
     stage.until_debited(ALICE, 300);
@@ -44,7 +44,7 @@ pub fn without_a_number_no_message_waits_for_credit_on_the_ledger() {
 #[test]
 fn without_a_number_no_message_waits_for_credit_at_a_charging_system() {
     for (delay, count) in [(None, 300), (Some("fault delay=20ms"), 200)] {
-        let charged = Charged::new(&[], |setup| told(setup, None)).unjudged();
+        let charged = Charged::new(&[], |setup| announced(setup, None)).unjudged();
         charged.ocs.command(&format!("account {ALICE}=1000"));
         if let Some(delay) = delay {
             charged.ocs.command(delay);
@@ -61,7 +61,7 @@ fn without_a_number_no_message_waits_for_credit_at_a_charging_system() {
 #[test]
 fn the_last_of_the_credit_is_used_up_without_a_refusal() {
     for options in [&[][..], &["--no-partial"]] {
-        let charged = Charged::new(options, |setup| told(setup, None));
+        let charged = Charged::new(options, |setup| announced(setup, None));
         charged.ocs.command(&format!("account {ALICE}=20"));
         let mut client = charged.stage.client(ALICE, |_| {});
         let server = charged.stage.server(&["one"; 20], |_| {});
@@ -78,8 +78,8 @@ fn the_last_of_the_credit_is_used_up_without_a_refusal() {
 }
 
 #[test]
-fn of_a_told_number_nothing_more_is_asked_for_and_nothing_is_held_after_its_last_debit() {
-    let charged = Charged::new(&[], |setup| told(setup, Some(5)));
+fn announced_count_is_reserved_once_and_nothing_is_held_after_its_last_debit() {
+    let charged = Charged::new(&[], |setup| announced(setup, Some(5)));
     let mut client = take_all(&charged.stage, 5, Duration::ZERO);
     charged.expect(95, 0, 5);
     let asked = || ["initial", "update", "termination", "event"].map(|name| charged.ocs.counter(name));
@@ -92,8 +92,8 @@ fn of_a_told_number_nothing_more_is_asked_for_and_nothing_is_held_after_its_last
 }
 
 #[test]
-pub fn on_the_ledger_nothing_is_held_after_the_last_told_debit() {
-    let stage = Stage::new(|setup| told(setup, Some(5)));
+pub fn ledger_holds_nothing_after_the_debit_of_the_last_announced_message() {
+    let stage = Stage::new(|setup| announced(setup, Some(5)));
     stage.proxy.set_account(ALICE, 100);
     let mut client = take_all(&stage, 5, Duration::ZERO);
     stage.expect(ALICE, 95, 0, 5);
@@ -102,8 +102,8 @@ pub fn on_the_ledger_nothing_is_held_after_the_last_told_debit() {
 }
 
 #[test]
-pub fn a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_as_without_one() {
-    let stage = Stage::new(|setup| told(setup, Some(1)));
+pub fn message_beyond_the_announced_count_is_stopped_and_later_ones_are_charged() {
+    let stage = Stage::new(|setup| announced(setup, Some(1)));
     stage.proxy.set_account(ALICE, 2000);
     let server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|_| {});
@@ -120,7 +120,7 @@ pub fn a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_
 #[test]
 fn one_unit_buys_one_message_where_a_refusal_drops_what_was_reserved() {
     for messages in [Some(1), None] {
-        let charged = Charged::new(&["--no-partial"], |setup| told(setup, messages).defined("RESPONSE_TIMEOUT", "60"));
+        let charged = Charged::new(&["--no-partial"], |setup| announced(setup, messages).defined("RESPONSE_TIMEOUT", "60"));
         charged.ocs.command(&format!("account {ALICE}=1"));
         let server = charged.stage.server(&["one", "two"], |_| {});
         let mut clients = Vec::new();
@@ -133,7 +133,7 @@ fn one_unit_buys_one_message_where_a_refusal_drops_what_was_reserved() {
             }
             clients.push(client);
         }
-        assert_eq!(passed, 1, "told {messages:?}: {}", charged.stage.proxy.log());
+        assert_eq!(passed, 1, "announced {messages:?}: {}", charged.stage.proxy.log());
         assert_eq!(server.invites(), 1);
         charged.expect(0, 1, 0);
         for client in &mut clients {

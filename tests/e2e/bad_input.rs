@@ -33,7 +33,7 @@ pub fn a_wrong_parameter_stops_the_start_with_one_line() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_route_and_folder_are_named() {
     let log = refused(|setup| {
         setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"NOWHERE\", \"10\")")
     });

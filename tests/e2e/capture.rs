@@ -76,8 +76,8 @@ impl Capture {
         let (messages, experts) = (format!("{sent} && diameter"), format!("expert,warn,{sent}"));
         let said = self.tshark(&["-Y", &messages, "-T", "fields", "-e", "diameter.cmd.code", "-z", &experts]);
         assert!(said.starts_with("257"), "no Capabilities-Exchange-Request was captured:\n{said}");
-        // Behind the messages comes a table: how often, group, protocol, text. What is TCP's own, a connection that was
-        // reset above all, is what the case has made.
+        // After the messages comes a table: how often, group, protocol, text. Lines about TCP, such as a reset connection,
+        // are caused by the case.
         let is_complaint = |line: &&str| {
             let words: Vec<&str> = line.split_whitespace().take(4).collect();
             words.len() == 4 && words[0].parse::<u32>().is_ok() && !words.contains(&"TCP")

@@ -34,7 +34,7 @@ pub fn sessions_on_one_connection_are_charged_each_for_itself_and_lost_together(
 }
 
 #[test]
-fn a_413_before_the_end_and_the_servers_giving_up_are_one_debit() {
+fn early_413_and_abort_of_the_server_are_one_debit() {
     // Only responses along the whole path tell the server of the 413.
     let reply = "    if ($msrp(method) == \"SEND\" && !($hdr(Failure-Report) =~ \"^(no|partial)$\")) \
                  msrp_reply(\"200\", \"OK\");\n";
@@ -73,7 +73,7 @@ pub fn a_late_response_after_the_time_out_is_not_debited_again() {
 }
 
 #[test]
-pub fn who_is_not_asserted_by_the_network_gets_nothing() {
+pub fn caller_without_asserted_identity_is_refused() {
     let stage = Stage::plain();
     let server = stage.server(&["one"], |_| {});
     let mut client = stage.client(ALICE, |options| options.asserted = false);

@@ -116,7 +116,7 @@ pub fn notifications_pass_when_the_credit_is_used_up() {
 }
 
 #[test]
-pub fn content_in_the_clothes_of_a_notification_is_charged() {
+pub fn content_disguised_as_a_notification_is_charged() {
     let (stage, _called, mut pushing) = pushed(|setup| setup);
     let mut debited = 0;
     let mut is_charged = |what: &str, charged: usize| {

@@ -1,6 +1,6 @@
 //! What was delivered is what is debited, to the last unit, however chunks and answers come.
 
-use super::ahead::told;
+use super::ahead::announced;
 use super::explain::audit;
 use super::{ALICE, HOST, Stage};
 use imcharge_testkit::parties::client::ImClient;
@@ -195,7 +195,7 @@ fn an_abort_after_the_last_octet_does_not_make_a_message_free() {
 }
 
 #[test]
-pub fn a_position_far_away_costs_what_its_octets_cost() {
+pub fn chunk_at_a_distant_position_costs_its_octets() {
     let mut retrieval = Retrieval::by_kilobyte(1000, 3);
     retrieval.send("far-away", "1000000001-*/*", Some("hello"), '$');
     assert_eq!(retrieval.take(200), 5);
@@ -206,7 +206,7 @@ pub fn a_position_far_away_costs_what_its_octets_cost() {
 }
 
 #[test]
-pub fn once_a_chunk_is_stopped_the_message_is_and_what_passed_is_debited_in_time() {
+pub fn stopped_chunk_stops_its_message_and_what_passed_is_debited() {
     // Ten kilobytes: the second chunk is beyond them, the third would fit.
     let mut retrieval = Retrieval::by_kilobyte(10, 1);
     retrieval.send("long", "1-8192/17408", Some(&"p".repeat(KB8)), '+');
@@ -259,10 +259,10 @@ fn written(retrieval: &Retrieval) -> u64 {
 }
 
 #[test]
-fn what_is_written_for_a_frame_does_not_grow_with_the_messages_of_the_session() {
+fn octets_written_for_a_frame_do_not_grow_with_the_session() {
     const MESSAGES: usize = 1800;
     const FRAMES: usize = 50;
-    let mut retrieval = Retrieval::new(10_000, |setup| told(setup, None).defined("RESPONSE_TIMEOUT", "600"));
+    let mut retrieval = Retrieval::new(10_000, |setup| announced(setup, None).defined("RESPONSE_TIMEOUT", "600"));
     let mut numbers = 0..;
     let mut send = |retrieval: &mut Retrieval, count: usize| {
         for number in numbers.by_ref().take(count) {

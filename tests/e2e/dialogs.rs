@@ -445,7 +445,7 @@ pub fn media_are_bound_by_their_position_and_descriptions_found_by_their_type() 
 }
 
 #[test]
-pub fn sessions_with_equal_session_ids_are_told_apart_by_their_hosts() {
+pub fn sessions_with_equal_session_ids_are_distinguished_by_their_hosts() {
     in_both(|stage| {
         let mut first = Call::new(stage);
         let mut second = Call::between(stage, Agent::anywhere(stage), Agent::new(stage, &stage.place));
@@ -475,7 +475,7 @@ pub fn sessions_with_equal_session_ids_are_told_apart_by_their_hosts() {
 }
 
 #[test]
-pub fn what_the_server_sends_after_a_plain_provisional_response_is_charged() {
+pub fn content_after_an_unreliable_provisional_response_is_charged() {
     in_both(|stage| {
         let mut call = Call::new(stage);
         call.invite();

@@ -137,7 +137,7 @@ fn each_outcome_costs_what_it_costs_on_the_ledger() {
 }
 
 #[test]
-fn a_refusal_has_its_word_and_leaves_nothing_behind() {
+fn refusal_has_a_reason_and_leaves_no_hold() {
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
     for (code, sip) in [(4010, 402), (4012, 402), (5003, 402), (5030, 402), (5031, 402), (3004, 503), (3002, 503)] {
@@ -163,7 +163,7 @@ fn a_refusal_has_its_word_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn where_nothing_is_granted_in_part_one_message_is_still_had() {
+fn one_message_is_granted_if_partial_grants_are_refused() {
     let charged = Charged::new(&["--no-partial"], |setup| setup);
     charged.ocs.command(&format!("account {ALICE}=5"));
     let _server = charged.stage.server(&["one"], |_| {});
@@ -210,7 +210,7 @@ fn event_charging_reserves_nothing_and_ends_with_the_first_refusal() {
 }
 
 #[test]
-fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
+fn failure_report_after_200_is_refunded_by_policy() {
     for profile in ["rfc8506", "3gpp-ro"] {
         let charged = Charged::new(&[], |setup| {
             setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("policy", "\"report=release\"")
@@ -247,7 +247,7 @@ fn survives(fault: &str) {
 }
 
 #[test]
-fn answers_that_are_odd_and_not_wrong_are_taken() {
+fn unusual_but_valid_answers_are_accepted() {
     for fault in [
         "no-mscc-result",
         "duplicate",
@@ -312,7 +312,7 @@ fn a_malformed_stream_is_closed_and_reopened() {
 }
 
 #[test]
-fn a_debit_whose_answer_is_lost_is_asked_again_and_taken_once() {
+fn debit_with_lost_answer_is_resent_and_taken_once() {
     for fault in ["drop", "lose", "close=mid-answer", "avp-length=3", "refuse=4002", "protocol-error=3004"] {
         let charged = Charged::plain();
         charged.ocs.command(&format!("fault {fault} on=update,termination times=3"));
@@ -403,7 +403,7 @@ fn a_cancel_while_it_rings_releases_what_was_granted() {
 }
 
 #[test]
-fn a_bye_that_comes_three_times_and_twice_anew_is_one_termination() {
+fn repeated_bye_is_one_termination() {
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.bound(|_| {});
@@ -500,7 +500,7 @@ fn an_update_that_is_refused_ends_nothing_that_was_paid() {
 }
 
 #[test]
-fn behind_the_final_units_nothing_more_is_asked_for_or_let_through() {
+fn after_final_units_nothing_is_requested_and_nothing_passes() {
     for action in ["terminate", "redirect=sip:topup@example.com", "restrict"] {
         let charged = Charged::new(&["--final-unit", action], |setup| setup);
         charged.ocs.command(&format!("account {ALICE}=3"));
@@ -537,8 +537,8 @@ fn a_grant_is_asked_for_again_when_its_validity_time_is_over() {
 }
 
 #[test]
-fn the_servers_word_for_its_own_failure_counts() {
-    for (handling, goes_on) in [("continue", true), ("terminate", false), ("retry", false)] {
+fn failure_handling_chosen_by_the_server_applies() {
+    for (handling, continues) in [("continue", true), ("terminate", false), ("retry", false)] {
         let charged = Charged::new(&["--failure-handling", handling], |setup| {
             setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"CHARGED\", \"2\")")
         });
@@ -557,7 +557,7 @@ fn the_servers_word_for_its_own_failure_counts() {
             let granted = session.lines().find_map(|line| line.trim().strip_prefix("granted: "));
             granted.and_then(|granted| granted.parse::<u32>().ok()).expect("a number") > 2
         };
-        assert_eq!(if goes_on { eventually(SOON, more) } else { more() }, goes_on, "{handling}\n{}", proxy.log());
+        assert_eq!(if continues { eventually(SOON, more) } else { more() }, continues, "{handling}\n{}", proxy.log());
         client.bye();
         charged.expect(98, 0, 2);
         charged.expect_rest();
@@ -598,7 +598,7 @@ fn a_peer_that_leaves_is_taken_back_when_it_returns() {
 }
 
 #[test]
-fn after_kill_9_of_everything_the_server_hears_of_every_session() {
+fn kill_9_of_all_processes_reports_every_session_to_the_server() {
     const SESSIONS: i64 = 50;
     const UNHEARD: i64 = 5;
     let mut charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "600"));
@@ -637,7 +637,7 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
 }
 
 #[test]
-fn a_clean_stop_after_load_tells_the_server_of_every_session() {
+fn clean_stop_after_load_reports_every_session_to_the_server() {
     const SESSIONS: i64 = 100;
     let mut charged = Charged::plain();
     charged.ocs.command(&format!("account {ALICE}=10000"));
@@ -729,7 +729,7 @@ fn a_silent_server_delays_no_call() {
 }
 
 #[test]
-fn a_server_that_says_nothing_at_all_for_a_while_leaves_nothing_wrong_behind() {
+fn silent_server_leaves_no_wrong_balance() {
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
     // Watchdog requests are not answered either.
@@ -755,7 +755,7 @@ fn a_server_that_says_nothing_at_all_for_a_while_leaves_nothing_wrong_behind() {
 }
 
 #[test]
-fn service_goes_on_without_a_server_up_to_the_cap_and_is_paid_later() {
+fn service_continues_without_a_server_up_to_the_cap_and_is_debited_later() {
     let charged = Charged::new(&[], |setup| {
         setup.parameter("on_failure", "\"grant\"").parameter("on_failure_cap", "20").parameter("tx_timeout", "1")
     });
@@ -776,7 +776,7 @@ fn service_goes_on_without_a_server_up_to_the_cap_and_is_paid_later() {
 }
 
 #[test]
-fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
+fn debit_is_held_back_if_the_server_would_take_it_twice() {
     let charged = Charged::new(&["--no-duplicate-detection"], |setup| setup.parameter("resend", "\"hold\""));
     let _server = charged.stage.server(&["one"], |_| {});
     for (order, debited) in [("imcharge.outbox.release", 1), ("imcharge.outbox.resend", 3)] {
@@ -796,7 +796,7 @@ fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
 }
 
 #[test]
-fn a_debit_whose_answer_comes_late_is_not_held_back_any_more() {
+fn late_answer_ends_the_holding_back_of_a_debit() {
     let charged = Charged::new(&["--no-duplicate-detection"], |setup| setup.parameter("resend", "\"hold\""));
     let _server = charged.stage.server(&["one"], |_| {});
     charged.ocs.command("fault delay=5s on=update times=1");
@@ -831,7 +831,7 @@ pub fn start_over_tls(authority: &Authority, host: &str) -> (Ocs, Stage) {
 }
 
 #[test]
-fn over_tls_both_sides_prove_who_they_are() {
+fn tls_authenticates_both_sides() {
     let authority = Authority::new();
     let (ocs, stage) = start_over_tls(&authority, "ocs.example.com");
     // The capture cannot be decoded, because it is encrypted.
@@ -847,7 +847,7 @@ fn over_tls_both_sides_prove_who_they_are() {
 }
 
 #[test]
-fn a_certificate_for_another_name_opens_nothing_and_says_why() {
+fn certificate_for_another_name_is_refused_and_logged() {
     let authority = Authority::new();
     let (_ocs, stage) = start_over_tls(&authority, "evil.example.com");
     let logged = || stage.proxy.log().contains("not valid for name \"ocs.example.com\"");

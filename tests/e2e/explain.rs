@@ -60,7 +60,7 @@ pub fn audit(proxy: &Proxy, list: &str) -> (Vec<Fields>, i64, i64) {
 }
 
 #[test]
-fn a_closed_session_tells_what_was_decided_and_by_which_rule() {
+fn closed_session_explains_decisions_and_rules() {
     let stage = Stage::plain();
     let proxy = &stage.proxy;
     let _server = stage.server(&["one"], |_| {});
@@ -111,7 +111,7 @@ fn ladder(proxy: &Proxy, call_id: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_ladder_shows_open_and_closed_sessions() {
+fn trace_shows_open_and_closed_sessions() {
     let stage = Stage::plain();
     let proxy = &stage.proxy;
     let server = stage.server(&["one"], |_| {});
@@ -149,7 +149,7 @@ fn a_ladder_shows_open_and_closed_sessions() {
 }
 
 #[test]
-fn a_denied_invite_and_a_stopped_message_tell_why() {
+fn denied_invite_and_stopped_message_have_reasons() {
     let stage = Stage::new(|setup| setup);
     stage.proxy.set_account(ALICE, 1);
     let server = stage.server(&["one", "two"], |_| {});

@@ -1,4 +1,4 @@
-//! More than one way to charge: peers that are busy, silent or gone, and relays with several charging systems behind them.
+//! Failover: peers that are busy, silent or gone, and relays to several charging systems.
 
 use super::capture::Judged;
 use super::diameter::program;
@@ -102,7 +102,7 @@ fn a_peer_that_falls_silent_costs_one_time_out_and_no_more() {
 }
 
 #[test]
-fn behind_a_relay_a_session_stays_where_it_began() {
+fn session_through_a_relay_stays_at_its_server() {
     let (one, two) = (ocs("ocs1.example.com"), ocs("ocs2.example.com"));
     let systems = [("ocs1.example.com", one.diameter), ("ocs2.example.com", two.diameter)];
     let (relay, spare) = (Relay::start("dra1.example.com", &systems), Relay::start("dra2.example.com", &systems));
@@ -156,7 +156,7 @@ fn a_debit_whose_relay_dies_reaches_the_same_server_by_another_and_is_taken_once
 }
 
 #[test]
-fn a_session_that_may_move_goes_on_at_the_next_server() {
+fn session_with_failover_continues_at_the_next_server() {
     let options = ["--account", &format!("{ALICE}=100"), "--session-failover", "yes"];
     let start = |host| Ocs::start(&program(), &[&options[..], &["--origin-host", host]].concat());
     let (one, two) = (start("ocs1.example.com"), start("ocs2.example.com"));
@@ -177,7 +177,7 @@ fn a_session_that_may_move_goes_on_at_the_next_server() {
 }
 
 #[test]
-fn what_names_another_server_is_not_served_and_is_asked_again() {
+fn request_for_another_server_is_refused_and_resent() {
     let one = ocs("ocs1.example.com");
     let relay = Relay::start("dra1.example.com", &[("ocs1.example.com", one.diameter)]);
     let two = ocs("ocs2.example.com");

@@ -1,7 +1,7 @@
 //! Files: MSRP sessions for one file (RFC 5547) in both directions, voice messages, and documents of RCS file transfer over
 //! HTTP in a chat and in a SIP MESSAGE. Other content costs 2, a file 10 and 1 for each started kilobyte.
 
-use super::ahead::told;
+use super::ahead::announced;
 use super::diameter::Charged;
 use super::page::paging;
 use super::{ALICE, Stage};
@@ -148,7 +148,7 @@ pub fn fetched_file_is_charged_to_the_party_that_fetches_it() {
         // Without the sender's selector it is a text: the payer cannot choose its own price.
         (WHOLE, None, 13, 2),
     ] {
-        let stage = Stage::new(|setup| told(priced(setup, PRICE), None));
+        let stage = Stage::new(|setup| announced(priced(setup, PRICE), None));
         stage.proxy.set_account(ALICE, 100);
         assert_eq!(fetch(&stage, offered, answered), held, "{offered} {answered:?}");
         stage.expect(ALICE, 100 - units, 0, units);

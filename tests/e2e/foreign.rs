@@ -40,7 +40,7 @@ impl FreeDiameter {
         let extensions = Path::new("/usr/lib/freeDiameter");
         let stock = |name: &str| extensions.join(name).display().to_string();
         let files = [
-            // The word for peers without TLS.
+            // The setting for peers without TLS.
             ("acl.conf", "ALLOW_IPSEC *.example.org\n".to_owned()),
             (
                 "fd.conf",
@@ -183,11 +183,11 @@ impl OtherKamailio {
         OtherKamailio { proxy, _folder: folder, address }
     }
 
-    /// What its script has told of requests, in their order.
-    fn told(&self) -> Vec<String> {
+    /// What its script has logged about requests, in their order.
+    fn logged(&self) -> Vec<String> {
         let log = self.proxy.log();
-        let told = log.lines().filter_map(|line| line.split_once("<script>: ocs: "));
-        told.map(|(_, text)| text.to_owned()).collect()
+        let logged = log.lines().filter_map(|line| line.split_once("<script>: ocs: "));
+        logged.map(|(_, text)| text.to_owned()).collect()
     }
 }
 
@@ -226,7 +226,7 @@ fn retrieve(stage: &Stage) {
 }
 
 #[test]
-fn freediameter_parses_every_message_without_a_word() {
+fn freediameter_parses_every_message_without_complaint() {
     for profile in ["rfc8506", "3gpp-ro"] {
         let server = FreeDiameter::start();
         let capture = Capture::start(server.address.port());
@@ -268,7 +268,7 @@ fn freediameter_parses_debits_and_refunds_without_a_reservation_in_units_of_each
 }
 
 #[test]
-fn tshark_sees_the_requests_that_we_mean() {
+fn tshark_decodes_the_requests_as_intended() {
     let server = FreeDiameter::start();
     let capture = Capture::start(server.address.port());
     let stage = stage(server.address, "3gpp-ro");
@@ -281,7 +281,7 @@ fn tshark_sees_the_requests_that_we_mean() {
 }
 
 #[test]
-fn tshark_has_a_word_for_what_is_wrong() {
+fn tshark_reports_malformed_messages() {
     let server = Scripted::erlang(100, "rfc8506");
     let capture = Capture::start(server.address.port());
     let mut client = RawClient::connect(server.address);
@@ -371,7 +371,7 @@ fn erlang_takes_no_message_that_breaks_a_rule() {
 }
 
 #[test]
-fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
+fn script_of_ims_diameter_server_grants_and_receives_every_debit() {
     let server = OtherKamailio::start("ims_diameter_server.cfg");
     let _judged = Judged::start(server.address.port());
     let stage = stage(server.address, "3gpp-ro");
@@ -383,7 +383,7 @@ fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
         "272 type 2 number 2 used 0000000000000001 wanted 0000000000000008",
         "272 type 3 number 3 used 0000000000000000 wanted none",
     ];
-    assert_eq!(server.told(), wanted);
+    assert_eq!(server.logged(), wanted);
     assert_eq!(stage.proxy.statistic("ccr_answers"), 4);
 }
 
@@ -397,7 +397,7 @@ fn ims_ocs_grants_seconds_and_those_buy_no_messages() {
     let _judged = Judged::start(server.address.port());
     let stage = stage(server.address, "3gpp-ro");
     let _server = stage.server(&["one"], |_| {});
-    let told = |method: &str, who: &str| format!("{method} by {who} for sip:deferred@im.example.org, service 7");
+    let line = |method: &str, who: &str| format!("{method} by {who} for sip:deferred@im.example.org, service 7");
     let [broke, free] = ["sip:broke@example.org", "sip:free@example.org"];
     let mut wanted = Vec::new();
     // Of ten messages not one, and then of one not one.
@@ -405,8 +405,8 @@ fn ims_ocs_grants_seconds_and_those_buy_no_messages() {
         let mut client = stage.client(who, |_| {});
         assert_eq!(client.invite(), 402, "{who}\n{}", stage.proxy.log());
         assert!(stage.proxy.log().contains(&format!("{} refused: no-credit", client.call_id)));
-        wanted.extend(methods.map(|method| told(method, who)));
-        assert!(eventually(SOON, || server.told() == wanted), "{:?}", server.told());
+        wanted.extend(methods.map(|method| line(method, who)));
+        assert!(eventually(SOON, || server.logged() == wanted), "{:?}", server.logged());
     }
     let mut client = stage.client(free, |_| {});
     assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
@@ -415,7 +415,7 @@ fn ims_ocs_grants_seconds_and_those_buy_no_messages() {
     client.bye();
     let rests = || stage.proxy.statistic("sessions_active") == 0 && stage.proxy.statistic("outbox_depth") == 0;
     assert!(eventually(SOON, rests), "{}", stage.proxy.log());
-    wanted.push(told("INVITE", free));
-    assert_eq!(server.told(), wanted);
+    wanted.push(line("INVITE", free));
+    assert_eq!(server.logged(), wanted);
     assert_eq!(stage.proxy.count("SELECT count(*) FROM debits"), 0);
 }

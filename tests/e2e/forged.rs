@@ -215,7 +215,7 @@ fn answered(stage: &Stage, id: &str) -> ImClient {
 }
 
 #[test]
-fn before_the_servers_first_frame_a_forger_gets_nothing_but_what_it_pays() {
+fn forger_before_the_first_frame_of_the_server_pays_for_what_it_gets() {
     let stage = with_server_of_another_address(false, |setup| setup);
     let _server = silent_server(&stage);
     let mut client = answered(&stage, ALICE);
@@ -388,7 +388,7 @@ fn nothing_passes_unpaid_where_other_msrp_is_relayed() {
 
 /// An endpoint that the client describes within the dialog counts too: with `refuse`, messages to it are stopped.
 #[test]
-pub fn a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_operator_says_so() {
+pub fn client_that_bypasses_the_relay_is_counted_and_refused_if_configured() {
     for (value, refuses) in [("allow", false), ("refuse", true)] {
         let stage = Stage::new(|setup| setup.parameter("bypass", &format!("\"{value}\"")));
         let without_relay = || stage.proxy.statistic("paths_without_relay");

@@ -28,8 +28,8 @@ pub fn a_killed_engine_has_a_line_at_the_default_log_level() {
     }
     assert!(eventually(SOON, || proxy.engine_pid().is_some()));
     proxy.signal("KILL", proxy.engine_pid());
-    let told = || proxy.log().contains("ended unexpectedly (signal: 9 (SIGKILL))");
-    assert!(eventually(SOON, told), "{}", proxy.log());
+    let logged = || proxy.log().contains("ended unexpectedly (signal: 9 (SIGKILL))");
+    assert!(eventually(SOON, logged), "{}", proxy.log());
 }
 
 #[test]
@@ -52,7 +52,7 @@ pub fn a_good_start_has_one_line_that_says_what_is_charged_and_where() {
 }
 
 #[test]
-fn what_a_peer_does_wrong_each_time_does_not_fill_the_log() {
+fn repeated_errors_of_a_peer_do_not_fill_the_log() {
     const SESSIONS: usize = 60;
     let charged = Charged::plain().unjudged();
     charged.ocs.command(&format!("account {ALICE}=100000"));
@@ -92,8 +92,8 @@ fn an_unreadable_tls_file_at_a_restart_of_the_engine_takes_down_its_peer_alone()
     std::fs::rename(&file, &aside).expect("renamed");
     let proxy = &charged.stage.proxy;
     proxy.signal("KILL", proxy.engine_pid());
-    let told = || proxy.log().contains(&format!("TLS certificate {}: ", file.display()));
-    assert!(eventually(SOON, told), "{}", proxy.log());
+    let logged = || proxy.log().contains(&format!("TLS certificate {}: ", file.display()));
+    assert!(eventually(SOON, logged), "{}", proxy.log());
     let answers = || proxy.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("TLS certificate"));
     assert!(eventually(SOON, answers), "no engine answers\n{}", proxy.log());
     assert!(!proxy.log().contains("new sessions are refused"), "{}", proxy.log());

@@ -31,7 +31,7 @@ fn ocs_rates_by_service_and_content_class() {
 }
 
 #[test]
-fn of_several_services_ours_decides_and_the_others_are_closed() {
+fn own_service_decides_among_several_and_the_others_are_closed() {
     let charged = rated(&[]);
     let _server = charged.stage.server(&["one"], |_| {});
     let mut debited = 0;
@@ -64,7 +64,7 @@ fn of_several_services_ours_decides_and_the_others_are_closed() {
 }
 
 #[test]
-fn units_in_the_command_are_ours_whatever_services_stand_beside_them() {
+fn units_outside_of_services_are_granted_beside_other_services() {
     let charged = Charged::new(&[], |setup| setup.defined("OCS_PROFILE", "\"rfc8506\""));
     let _server = charged.stage.server(&["one"], |_| {});
     for (at, fault) in [(0, "refused-before"), (1, "granted-before")] {
@@ -83,7 +83,7 @@ fn units_in_the_command_are_ours_whatever_services_stand_beside_them() {
 }
 
 #[test]
-fn what_is_granted_beside_a_refusal_of_ours_is_given_back() {
+fn grants_to_other_services_are_returned_after_a_refusal() {
     let charged = rated(&["--no-partial", "--success-on-top", "yes"]);
     charged.ocs.command(&format!("account {ALICE}=3"));
     charged.ocs.command("fault foreign=granted-before on=initial times=1");
@@ -155,7 +155,7 @@ fn a_sip_uri_of_a_telephone_number_is_sent_as_e164() {
 }
 
 #[test]
-fn what_is_left_of_a_validity_time_survives_the_engine() {
+fn remaining_validity_time_survives_the_engine() {
     const VALID: Duration = Duration::from_secs(12);
     let charged = Charged::new(&["--validity-time", "12"], |setup| setup.defined("RESPONSE_TIMEOUT", "60"));
     let _server = charged.stage.server(&["one"], |_| {});

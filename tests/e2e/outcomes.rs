@@ -49,7 +49,7 @@ pub fn a_4xx_a_5xx_and_a_413_before_the_end_are_debited() {
 }
 
 #[test]
-pub fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
+pub fn failure_report_after_200_is_refunded_by_policy() {
     let stage = Stage::new(|setup| setup.parameter("policy", "\"report=release\""));
     stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one", "two"], |_| {});
@@ -66,7 +66,7 @@ pub fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
 }
 
 #[test]
-pub fn a_5xx_costs_nothing_where_the_policy_says_so() {
+pub fn message_answered_5xx_is_released_by_policy() {
     let stage = Stage::new(|setup| setup.parameter("policy", "\"5xx=release\""));
     stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
@@ -213,7 +213,7 @@ pub fn a_tariff_by_the_started_kilobyte() {
 }
 
 #[test]
-pub fn a_report_is_waited_for_where_the_operator_wants_it() {
+pub fn debit_waits_for_the_report_if_configured() {
     let stage = Stage::new(|setup| setup.parameter("debit_on", "\"report\"").defined("RESPONSE_TIMEOUT", "600"));
     stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |options| options.success_report = true);

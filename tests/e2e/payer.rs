@@ -67,7 +67,7 @@ pub fn an_identity_that_the_script_replaces_pays_nothing() {
 }
 
 #[test]
-pub fn a_removed_identity_is_none() {
+pub fn removed_identity_is_not_charged() {
     let stage = stage(|setup| before_reserve(setup, REMOVE));
     let _server = stage.server(&[], |_| {});
     for forged in [VICTIM, STORE_AND_FORWARD] {
@@ -130,7 +130,7 @@ fn the_from_that_the_script_has_changed_pays() {
 }
 
 #[test]
-pub fn the_script_says_who_delivers() {
+pub fn script_decides_the_direction() {
     let push = "SELECT count(*) FROM sessions WHERE direction='push'";
     // Deliveries that no store-and-forward identity shows, then a fetch by a caller that has one.
     for (direction, statements, asserted, pays) in [

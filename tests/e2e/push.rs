@@ -24,7 +24,7 @@ fn pushed(answers: u16) -> (Stage, ImServer, ImClient) {
 }
 
 #[test]
-fn the_called_one_pays_for_what_it_answers_200_or_415() {
+fn called_party_pays_for_content_it_answers_with_200_or_415() {
     for (answers, trigger) in [(200, "response"), (415, "error")] {
         let (stage, _called, mut pushing) = pushed(answers);
         stage.expect(CALLED, 90, 10, 0);

@@ -46,8 +46,8 @@ fn retrieve(proxy: SocketAddr, relay: SocketAddr, identity: &str, seen: &Seen) {
     client.bye();
 }
 
-/// Runs traffic while `kill` is called again and again, and compares everything. What the server was never told about:
-/// passed or not is unknown.
+/// Runs traffic while `kill` is called again and again, and compares everything. Of content that was never
+/// reported to the server it is unknown whether it passed.
 fn reconcile(kill: impl Fn(&mut Proxy)) -> Messages {
     let options = ["--default-balance", "1000000"];
     let folder = tempfile::tempdir().expect("a folder");

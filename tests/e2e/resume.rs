@@ -164,7 +164,7 @@ fn a_lua_function_that_blocks_delays_no_other_call_and_is_named() {
 }
 
 #[test]
-fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes_on() {
+fn blocked_resume_workers_refuse_invites_in_time_and_other_traffic_continues() {
     let tariff = "modparam(\"imcharge\", \"tariff\", TARIFF)";
     let timer = format!("{tariff}\nmodparam(\"tm\", \"fr_timer\", 4000)");
     let stage = Stage::new(|setup| sleeping(setup, 10).changed(tariff, &timer));
@@ -247,7 +247,7 @@ pub fn event_routes_of_ten_milliseconds_delay_no_invite_by_seconds() {
 }
 
 /// OpenSIPS resumes an INVITE in the process that received it; this proxy has only one.
-pub fn what_waits_in_a_blocked_process_is_answered_when_it_is_back() {
+pub fn calls_of_a_blocked_process_are_answered_once_it_continues() {
     let stage = Stage::new(|setup| sleeping(setup, 6).changed("udp_workers=4", "udp_workers=1"));
     let (proxy, socket) = (&stage.proxy, socket());
     // Both are received before the script blocks for the first.

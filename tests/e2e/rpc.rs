@@ -333,7 +333,12 @@ fn errors_name_the_command_the_argument_the_value_and_what_is_accepted() {
         ("explain", &["none"], 404, "there is no session with the Call-ID 'none'"),
         ("outbox.resend", &["none"], 404, "no debit of the Call-ID 'none' is on hold"),
         ("reload", &["kilobyte:0"], 400, "TARIFF 'kilobyte:0' is not a tariff as in the configuration: message:PRICE"),
-        ("reload", &["kilobyte:2"], 400, "'kilobyte:2' is not allowed with unit=message; accepted: message:PRICE"),
+        (
+            "reload",
+            &["kilobyte:2"],
+            400,
+            "TARIFF 'kilobyte:2' is not allowed with unit=message; accepted: message:PRICE",
+        ),
     ] {
         let refusals: Vec<_> =
             console.ways().iter().map(|way| console.ask(*way, command, arguments).expect_err("it must fail")).collect();

@@ -38,15 +38,15 @@ fn no_file_of_ours_is_open_to_others() {
 }
 
 #[test]
-fn a_state_directory_that_is_open_to_others_is_told() {
+fn state_directory_open_to_others_is_logged() {
     for open_to in [0o750, 0o755, 0o701] {
         let folder = tempfile::tempdir().expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(open_to)).expect("our own folder");
         let state = format!("\"state_dir\", \"{}\"", folder.path().display());
         let stage = Stage::new(|setup| setup.changed("\"state_dir\", STATE_DIR", &state));
         let log = stage.proxy.log();
-        let told = log.contains("is accessible to every user of this machine");
-        assert_eq!(told, open_to & 0o007 != 0, "{open_to:o}\n{log}");
+        let logged = log.contains("is accessible to every user of this machine");
+        assert_eq!(logged, open_to & 0o007 != 0, "{open_to:o}\n{log}");
     }
 }
 
@@ -115,18 +115,18 @@ fn ours(log: &str) -> Vec<Vec<&str>> {
 #[track_caller]
 fn expect_silence(log: &str) {
     // No name in a line has as many digits as 32 octets.
-    let tells = |line: &&str| {
+    let is_leak = |line: &&str| {
         let printable = line.chars().all(|letter| !letter.is_control() && letter != char::REPLACEMENT_CHARACTER);
         !printable || hexadecimal(line) >= 64 || SECRETS.iter().any(|secret| line.contains(secret))
     };
     let ours = ours(log);
-    assert!(ours.iter().any(|lines| lines[0].contains(": imcharge: ")), "the module says something");
-    let told: Vec<&str> = ours.into_iter().flatten().filter(tells).collect();
-    assert!(told.is_empty(), "{told:?}");
+    assert!(ours.iter().any(|lines| lines[0].contains(": imcharge: ")), "the module logs something");
+    let leaks: Vec<&str> = ours.into_iter().flatten().filter(is_leak).collect();
+    assert!(leaks.is_empty(), "{leaks:?}");
 }
 
 #[test]
-fn nothing_of_a_message_is_in_our_log_lines_even_at_their_finest() {
+fn log_lines_contain_no_message_content_at_any_level() {
     let stage = Stage::new(|setup| setup.changed("debug=2", "debug=4"));
     stage.proxy.set_account(ALICE, 100);
     tempt(&stage);
@@ -134,7 +134,7 @@ fn nothing_of_a_message_is_in_our_log_lines_even_at_their_finest() {
 }
 
 #[test]
-fn nothing_of_a_message_or_a_packet_is_in_them_with_a_charging_system_either() {
+fn log_lines_with_an_ocs_contain_no_content_and_no_packet() {
     let charged = Charged::new(&[], |setup| setup.changed("debug=2", "debug=4"));
     for fault in ["garbage on=update", "avp-length=beyond on=termination"] {
         charged.ocs.command(&format!("fault {fault} times=1"));

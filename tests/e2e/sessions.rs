@@ -25,7 +25,7 @@ pub fn no_credit_is_402_and_holds_nothing() {
 }
 
 #[test]
-fn an_answer_to_another_call_is_not_taken_for_ones_own() {
+fn answer_to_another_call_is_ignored() {
     let stage = Stage::plain();
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.client(ALICE, |_| {});
@@ -173,7 +173,7 @@ fn an_invite_that_fails_releases_what_was_reserved() {
 }
 
 #[test]
-pub fn an_idle_session_gives_its_hold_back() {
+pub fn idle_session_releases_its_hold() {
     let stage = Stage::new(|setup| setup.parameter("hold_timeout", "2"));
     stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&[], |_| {});
@@ -364,7 +364,7 @@ fn assert_told_of(stage: &Stage, call_id: &str, message_ids: &[String]) {
 }
 
 #[test]
-fn the_script_hears_of_every_debit_once() {
+fn event_route_runs_once_for_each_debit() {
     let stage = Stage::plain();
     let server = stage.server(&["one", "two", "three"], |_| {});
     let mut client = stage.bound(|_| {});

@@ -68,7 +68,7 @@ fn a_minute_of_silence_under_load_slows_nothing_else_and_service_is_back_at_once
 }
 
 #[test]
-fn what_has_waited_for_a_server_does_not_come_upon_it_at_once() {
+fn waiting_requests_reach_a_returning_server_gradually() {
     const SESSIONS: u32 = 3000;
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5").parameter("tx_timeout", "600"));
     let charged = charged.unjudged();
@@ -96,7 +96,7 @@ fn what_has_waited_for_a_server_does_not_come_upon_it_at_once() {
 }
 
 #[test]
-fn what_is_owed_outlives_the_end_of_the_proxy_while_the_server_is_away() {
+fn debits_survive_the_end_of_the_proxy_while_the_server_is_away() {
     const SESSIONS: i64 = 10;
     let mut charged = Charged::plain();
     let server = charged.stage.server(&["one"], |_| {});
@@ -245,7 +245,7 @@ fn connections_that_keep_breaking_delay_no_call() {
 }
 
 #[test]
-fn a_bye_right_behind_the_200_settles_once() {
+fn bye_directly_after_200_settles_once() {
     const SESSIONS: usize = 400;
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});

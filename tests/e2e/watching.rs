@@ -38,7 +38,7 @@ fn promtool(arguments: &[&str], folder: &Path, input: &str) -> Result<(), String
 }
 
 #[test]
-fn what_is_shipped_for_prometheus_is_right_and_each_alert_fires_when_it_should() {
+fn shipped_prometheus_rules_are_valid_and_each_alert_fires() {
     let config = shipped("prometheus");
     assert_eq!(promtool(&["check", "config", "prometheus.yml"], &config, ""), Ok(()));
     assert_eq!(promtool(&["check", "rules", "imcharge-alerts.yml"], &config, ""), Ok(()));
@@ -56,7 +56,7 @@ fn what_is_shipped_for_prometheus_is_right_and_each_alert_fires_when_it_should()
 }
 
 #[test]
-fn a_charged_proxy_tells_prometheus_what_it_tells_its_operator() {
+fn prometheus_and_the_stats_command_report_the_same() {
     let (charged, metrics) = watched();
     let prometheus = Prometheus::start(metrics);
     prometheus.becomes("up{job=\"imcharge\"} == 1", SOON);
@@ -72,7 +72,7 @@ fn a_charged_proxy_tells_prometheus_what_it_tells_its_operator() {
 }
 
 #[test]
-fn what_goes_wrong_is_seen() {
+fn waiting_debit_is_visible_in_the_metrics() {
     let (charged, metrics) = watched();
     let (stage, prometheus) = (&charged.stage, Prometheus::start(metrics));
     prometheus.becomes("imcharge_engine_up == 1", SOON);
@@ -112,7 +112,7 @@ fn what_goes_wrong_is_seen() {
 }
 
 #[test]
-fn lua_tells_the_same() {
+fn metrics_are_exported_with_a_lua_script() {
     let metrics = free_address();
     let stage = Stage::new(|setup| with_metrics(in_lua(setup), metrics));
     the_text_is_clean(metrics, &stage);

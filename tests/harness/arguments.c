@@ -381,17 +381,17 @@ void arguments_after_open(imcharge_handle *handle, imcharge_worker *admin, imcha
 static void check_answers(imcharge_worker *admin)
 {
     char *answer = malloc(65536);
-    size_t told = 0, length = 0;
+    size_t needed = 0, length = 0;
     if (answer == NULL) {
         abort();
     }
     check_result(imcharge.command_answer(admin, answer, 1, &length), IMCHARGE_WRONG_STATE, "command_answer(none waits)");
-    check_result(imcharge.command(admin, "stats", 5, NULL, 0, answer, 2, &told), IMCHARGE_NEEDS_ROOM,
+    check_result(imcharge.command(admin, "stats", 5, NULL, 0, answer, 2, &needed), IMCHARGE_NEEDS_ROOM,
                  "command(stats, 2 bytes)");
-    check_result(imcharge.command_answer(admin, answer, told - 1, &length), IMCHARGE_NEEDS_ROOM,
+    check_result(imcharge.command_answer(admin, answer, needed - 1, &length), IMCHARGE_NEEDS_ROOM,
                  "command_answer(a byte too few)");
-    check_result(imcharge.command_answer(admin, answer, told, &length), IMCHARGE_OK, "command_answer(enough)");
-    check(length == told && answer[0] == '{' && answer[length - 1] == '}', "it is an object of %zu bytes", length);
+    check_result(imcharge.command_answer(admin, answer, needed, &length), IMCHARGE_OK, "command_answer(enough)");
+    check(length == needed && answer[0] == '{' && answer[length - 1] == '}', "it is an object of %zu bytes", length);
     check_result(imcharge.command_answer(admin, answer, 65536, &length), IMCHARGE_WRONG_STATE, "command_answer(again)");
     free(answer);
 }

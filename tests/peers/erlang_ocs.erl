@@ -1,7 +1,7 @@
 %% An OCS made with Erlang/OTP's diameter: accounts in memory, asked by the line "accounts" on the standard input.
 %%
-%% It takes no message that breaks a rule: what the stack finds against the dictionary, and what it lets pass though
-%% the documents do not, is answered with the code for it and told behind the accounts, a line each.
+%% It refuses messages that break a rule: violations of the dictionary that the stack finds, and those of the documents that
+%% it lets pass. Each is answered with its code and printed after the accounts, one line each.
 %%
 %% Usage: erl -noshell -pa FOLDER -run erlang_ocs main PORT ORIGIN-HOST ORIGIN-REALM PROFILE ACCOUNT=BALANCE...
 -module(erlang_ocs).
@@ -90,7 +90,7 @@ keep_books(Accounts, Held, Violations) ->
             From ! {bookkeeper, ok},
             keep_books(Accounts, Held, [Line | Violations]);
         {From, tell} ->
-            From ! {bookkeeper, [lists:map(fun told/1, lists:sort(maps:to_list(Accounts))), lists:reverse(Violations)]},
+            From ! {bookkeeper, [lists:map(fun account_line/1, lists:sort(maps:to_list(Accounts))), lists:reverse(Violations)]},
             keep_books(Accounts, Held, Violations)
     end.
 
@@ -98,10 +98,10 @@ ask(Question) ->
     bookkeeper ! {self(), Question},
     receive {bookkeeper, Answer} -> Answer end.
 
-told({Name, {Balance, Held, Debited}}) ->
+account_line({Name, {Balance, Held, Debited}}) ->
     io_lib:format("account=~s balance=~b held=~b debited=~b~n", [Name, Balance, Held, Debited]).
 
-%% Books a request; its result and what is granted, and what the books are then.
+%% Executes a request; returns its result, what is granted, and the new accounts and holds.
 book(#{'Session-Id' := Session, 'CC-Request-Type' := Type} = Request, Accounts, Held) ->
     Names = [Name || #{'Subscription-Id-Data' := Name} <- maps:get('Subscription-Id', Request, [])],
     case [Name || Name <- Names, is_map_key(Name, Accounts)] of
@@ -161,7 +161,7 @@ handle_request(Packet, _, {_, Caps}, Profile) ->
             {reply, ['CCA' | answer(Request, Caps, Result, Granted)]};
         [{Code, _} | _] = Found ->
             [ask({violation, io_lib:format("violation=~b at=~s~n", [Of, Name])}) || {Of, Name} <- Found],
-            %% errors = false: no Failed-AVP. With that of an AVP which stands too often, the stack answers nothing.
+            %% errors = false: no Failed-AVP. With that of an AVP which occurs too often, the stack sends no answer.
             {reply, #diameter_packet{msg = ['answer-message' | common(Caps, Code)], errors = false}}
     end.
 

@@ -54,7 +54,7 @@ pub struct Delivery {
 
 /// Bounds of the octets that must be paid for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owed {
+pub struct Payable {
     /// Octets that certainly passed, were certainly reported to the engine, and were not aborted afterwards.
     pub min: u64,
     /// Octets that may have passed.
@@ -101,24 +101,24 @@ impl Delivery {
 
     /// Returns what must be paid for. An aborted message may be free (`abort=release`), unless all of it had passed before;
     /// what passes afterwards is a new message. Of two frames with the same time the engine may handle either one first.
-    pub fn owed(&self) -> Owed {
-        let mut owed = Owed { min: 0, max: 0 };
+    pub fn payable(&self) -> Payable {
+        let mut payable = Payable { min: 0, max: 0 };
         let (mut is_whole, mut given_up_at) = (false, None);
         for Frame { at, part, event } in &self.frames {
             match *part {
                 Part::Content { charge: Charge::Free, .. } => {}
-                Part::Content { octets, charge: Charge::Uncertain, .. } => owed.max += octets,
+                Part::Content { octets, charge: Charge::Uncertain, .. } => payable.max += octets,
                 Part::Content { octets, is_last, charge: Charge::Due } => {
-                    owed.max += octets;
+                    payable.max += octets;
                     if matches!(event, EventFate::At(_)) && given_up_at != Some(at) {
-                        owed.min += octets;
+                        payable.min += octets;
                         is_whole |= is_last;
                     }
                 }
                 Part::Abort if is_whole => {}
-                Part::Abort => (owed.min, given_up_at) = (0, Some(at)),
+                Part::Abort => (payable.min, given_up_at) = (0, Some(at)),
             }
         }
-        owed
+        payable
     }
 }

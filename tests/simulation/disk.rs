@@ -328,7 +328,7 @@ fn real_vfs() -> *mut sqlite3_vfs {
     REAL.get().expect("mounted").0
 }
 
-/// Returns the real file behind ours.
+/// Returns the real file of a simulated one.
 ///
 /// # Safety
 /// `file` was opened by [`open`].

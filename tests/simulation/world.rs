@@ -39,7 +39,7 @@ use std::sync::Arc;
 
 /// Processes of the host that handle messages, and resume workers.
 const PROCESSES: usize = 3;
-const RESUMERS: u32 = 2;
+const RESUME_WORKERS: u32 = 2;
 
 /// A second, in microseconds.
 const SECOND: u64 = 1_000_000;
@@ -203,10 +203,10 @@ pub struct World<'a> {
     network: Rc<RefCell<Network>>,
     region: Option<Arc<Region>>,
     workers: Vec<Worker>,
-    resumers: Vec<NotificationReader>,
+    notification_readers: Vec<NotificationReader>,
     event_worker: Option<NotificationReader>,
     /// Until when the script of each resume worker blocks.
-    resumers_block_until: [u64; RESUMERS as usize],
+    resume_workers_block_until: [u64; RESUME_WORKERS as usize],
     engine: Option<Engine>,
     /// The supervisor's decisions.
     watchdog: Watchdog,
@@ -321,9 +321,9 @@ impl<'a> World<'a> {
             network,
             region: None,
             workers: Vec::new(),
-            resumers: Vec::new(),
+            notification_readers: Vec::new(),
             event_worker: None,
-            resumers_block_until: [0; RESUMERS as usize],
+            resume_workers_block_until: [0; RESUME_WORKERS as usize],
             engine: None,
             watchdog: Watchdog::new(Time(0)),
             is_starting: false,

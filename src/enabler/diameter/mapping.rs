@@ -94,7 +94,7 @@ impl Plan {
             (Operation::Debit { quota, octets, .. }, Reservation::None) => {
                 event(RequestedAction::DIRECT_DEBITING, quota, octets)
             }
-            // A session of its own (RFC 8506, 6.4), independent of reservations.
+            // A separate session (RFC 8506, 6.4), independent of reservations.
             (Operation::Refund { quota, octets, .. }, _) => event(RequestedAction::REFUND_ACCOUNT, quota, octets),
             (Operation::Debit { quota, octets, trigger, .. }, _) if ends => {
                 plan(RequestType::TERMINATION_REQUEST, None, Some((*quota, octets_of(octets))), Some(cause(*trigger)))

@@ -82,7 +82,7 @@ impl SessionTable {
         }
         let is_current = tick.is_current_instance();
         if !is_current && reserve.page.is_some() {
-            // The host has stopped before a verdict was visible, so the MESSAGE was not relayed: nothing is owed.
+            // The host has stopped before a verdict was visible, so the MESSAGE was not relayed: nothing is charged.
             return Ok(());
         }
         let needs_slot = is_current && reserve.page.is_none();

@@ -6,7 +6,7 @@ use log::{Level, Metadata, Record};
 use std::ffi::{CString, c_int};
 use std::io::Write;
 
-/// Returns the host's level (core/dprint.h), the syslog priority and the host's word for the level. Without the setting
+/// Returns the host's level (core/dprint.h), the syslog priority and the host's name of the level. Without the setting
 /// `debug` the host logs warnings and errors.
 fn host_level(metadata: &Metadata<'_>) -> (c_int, c_int, &'static str) {
     match metadata.level() {

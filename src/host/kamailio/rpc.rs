@@ -104,7 +104,7 @@ fn is_binrpc(rpc: &sys::rpc_t) -> bool {
     rpc.capabilities.is_none()
 }
 
-/// Whether ctl converts each number to text after truncating it to 32 bits, so that it cannot be told from typed text.
+/// Whether ctl converts each number to text after truncating it to 32 bits, so that it cannot be distinguished from typed text.
 fn ctl_converts() -> bool {
     let mut kind = 0;
     // SAFETY: the host finds a module and its parameter by name and returns NULL if there is none. The parameter is an integer

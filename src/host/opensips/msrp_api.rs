@@ -3,8 +3,8 @@
 //! The host has no script event for MSRP responses, and no order of handlers: proto_msrp gives a request to the first
 //! handler whose address matches. But the modules that handle MSRP (msrp_relay, msrp_ua, msrp_gateway) get proto_msrp's API
 //! by looking up its function `load_msrp`, and the host's search begins with the module that was loaded last. This module
-//! has a function of the same name. It returns proto_msrp's API with three functions replaced: a handler is registered
-//! behind the gate, and requests that a module generates or forwards pass through it. If a request is not sent after it has
+//! has a function of the same name. It returns proto_msrp's API with three functions replaced: a handler is called
+//! after the gate, and requests that a module generates or forwards pass through it. If a request is not sent after it has
 //! passed, its charge is cancelled.
 //!
 //! The host gives a forwarded request a new transaction id and keeps the received one in the transaction. The engine gets
@@ -34,7 +34,7 @@ unsafe impl Send for Binds {}
 // SAFETY: as above.
 unsafe impl Sync for Binds {}
 
-/// A handler of another module, registered behind the gate.
+/// A handler of another module, called after the gate.
 struct Handler {
     /// Whether it is msrp_relay's. A request that msrp_relay does not forward is lost; other modules consume messages.
     relays: bool,
@@ -116,7 +116,7 @@ pub fn check_order() -> Result<(), &'static str> {
     }
 }
 
-/// Replaces proto_msrp's function: registers a handler behind the gate.
+/// Replaces proto_msrp's function: registers a handler that is called after the gate.
 unsafe extern "C" fn register_handler(
     host: *mut sys::_str,
     port: c_int,

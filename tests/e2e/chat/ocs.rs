@@ -1,4 +1,4 @@
-//! Chat charged by an OCS: each party has a session of its own there.
+//! Chat charged by an OCS: each party has its own session there.
 
 use super::{ALICE, BOB, LONG, bob, call, long_chat};
 use crate::diameter::Charged;
@@ -60,7 +60,7 @@ fn each_party_has_its_own_session_at_the_ocs() {
 }
 
 #[test]
-fn what_is_sent_is_one_session_at_the_ocs_and_a_failure_releases() {
+fn sent_content_is_one_session_at_the_ocs_and_a_failure_releases_it() {
     for (answers, units) in [(200, 2), (413, 0), (501, 0)] {
         let charged = charged("sent", [100, 100]);
         let stage = &charged.stage;

@@ -90,7 +90,7 @@ fn answers() -> Vec<Answer> {
 }
 
 #[test]
-fn answers_of_the_server_that_are_none_leave_nothing_held() {
+fn invalid_answers_of_the_server_leave_no_hold() {
     let fr_timer = "modparam(\"tm\", \"fr_timer\", 2000)\nmodparam(\"imcharge\", \"tariff\", TARIFF)";
     let stage = Stage::new(|setup| {
         setup.changed("modparam(\"imcharge\", \"tariff\", TARIFF)", fr_timer).parameter("hold_timeout", "2")

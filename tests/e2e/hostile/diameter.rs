@@ -354,7 +354,7 @@ fn assert_rest(stage: &Stage, vitals: &Vitals<'_>) {
 }
 
 #[test]
-fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
+fn broken_answer_affects_its_own_request_only() {
     let fakes = Fakes::start(1);
     let stage = fakes.stage();
     let _server = stage.server(&[], |_| {});

@@ -145,7 +145,7 @@ impl Session {
     /// Returns a SEND like those of the server.
     fn send(&self, body: &[u8]) -> Send {
         let (client, server) = self.client.msrp_paths();
-        let (relay, server) = server.split_once(' ').expect("the relay stands before the server");
+        let (relay, server) = server.split_once(' ').expect("the relay precedes the server");
         let (number, octets) = (unique(), body.len());
         let lines = [
             format!("To-Path: {relay} {client}\r\n"),
@@ -322,7 +322,7 @@ fn byte_ranges_that_are_none() {
 }
 
 #[test]
-fn what_looks_like_an_end_line_ends_nothing_before_its_time() {
+fn lookalike_of_an_end_line_does_not_end_the_message() {
     let stage = stage();
     let server = stage.server(&[], |_| {});
     let vitals = Vitals::of(&stage.proxy);

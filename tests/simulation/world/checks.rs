@@ -181,18 +181,18 @@ impl World<'_> {
                 if !is_given_back && refunds > 0 {
                     return Err(format!("call {} message {id} was refunded without a reason", call.number));
                 }
-                let mut owed = delivery.owed();
+                let mut payable = delivery.payable();
                 if is_refused || is_given_back {
-                    owed.min = 0;
+                    payable.min = 0;
                 }
                 let tariff = self.tariff_of(call, id);
                 let price = |octets: u64| price_of(tariff, octets);
-                let is_paid = (price(owed.min)..=price(owed.max)).contains(&units);
-                let is_true = octets <= owed.max && (debits == refunds || octets > 0) && units == price(octets);
+                let is_paid = (price(payable.min)..=price(payable.max)).contains(&units);
+                let is_true = octets <= payable.max && (debits == refunds || octets > 0) && units == price(octets);
                 if !is_paid || !is_true {
                     return Err(format!(
                         "call {} message {id}: {units} units for {octets} octets in {debits} debits at {tariff}, and \
-                         {owed:?} have passed: {delivery:?}",
+                         {payable:?} have passed: {delivery:?}",
                         call.number
                     ));
                 }

@@ -170,7 +170,7 @@ impl World<'_> {
         }
     }
 
-    /// The client sends a request within the dialog to a second user agent of its own, or lets that one answer. Nothing may
+    /// The client sends a request within the dialog to its own second user agent, or lets that one answer. Nothing may
     /// change.
     pub(super) fn send_malicious_request(&mut self, number: usize) {
         if self.calls[number].stage != Stage::Answered {

@@ -1,6 +1,6 @@
 //! Faults, and their repair.
 
-use super::{Death, PROCESSES, RESUMERS, SECOND, Step, World, print_trace};
+use super::{Death, PROCESSES, RESUME_WORKERS, SECOND, Step, World, print_trace};
 use crate::disk::{self, DiskFault};
 use crate::network::PEERS;
 use imcharge::shm::statistic::Statistic;
@@ -81,12 +81,12 @@ impl World<'_> {
             17 => {
                 // The script blocks in one resume worker, or in all.
                 let now = self.machine.clock.get();
-                let blocks = (0..RESUMERS as usize).map(|_| self.random.u64(0..20 * SECOND)).collect::<Vec<_>>();
-                let one = self.random.usize(0..2 * RESUMERS as usize);
+                let blocks = (0..RESUME_WORKERS as usize).map(|_| self.random.u64(0..20 * SECOND)).collect::<Vec<_>>();
+                let one = self.random.usize(0..2 * RESUME_WORKERS as usize);
                 for (at, time) in
-                    blocks.into_iter().enumerate().filter(|(at, _)| *at == one || one >= RESUMERS as usize)
+                    blocks.into_iter().enumerate().filter(|(at, _)| *at == one || one >= RESUME_WORKERS as usize)
                 {
-                    self.resumers_block_until[at] = now + time;
+                    self.resume_workers_block_until[at] = now + time;
                 }
             }
             _ => self.temporarily(|world| {
@@ -141,7 +141,7 @@ impl World<'_> {
 
     pub(super) fn repair(&mut self) {
         self.is_faulty = false;
-        self.resumers_block_until = [0; RESUMERS as usize];
+        self.resume_workers_block_until = [0; RESUME_WORKERS as usize];
         self.machine.crash_in.set(None);
         disk::on(|disk| disk.fault = None);
         self.machine.refusing_ports.borrow_mut().clear();

@@ -1,6 +1,6 @@
 //! The host and its engine: start, ticks, notifications, stop and death.
 
-use super::{Death, PROCESSES, RESUMERS, SECOND, Step, World, print_trace, setup};
+use super::{Death, PROCESSES, RESUME_WORKERS, SECOND, Step, World, print_trace, setup};
 use crate::call::{Call, MERGED, Names, OTHER_PATH, Stage};
 use crate::delivery::Place;
 use crate::disk;
@@ -65,9 +65,9 @@ impl World<'_> {
         };
         self.workers =
             (0..PROCESSES).map(|process| Worker::attach(&region, process).expect("not attached yet")).collect();
-        self.resumers_block_until = [0; RESUMERS as usize];
-        self.resumers = (0..RESUMERS as usize)
-            .map(|resumer| NotificationReader::attach(&region, resumer).expect("not attached yet"))
+        self.resume_workers_block_until = [0; RESUME_WORKERS as usize];
+        self.notification_readers = (0..RESUME_WORKERS as usize)
+            .map(|reader| NotificationReader::attach(&region, reader).expect("not attached yet"))
             .collect();
         region.set_event_routes(EventRoutes { low_balance: true, ..EventRoutes::default() });
         self.event_worker = Some(NotificationReader::attach_to_events(&region, 0).expect("not attached yet"));
@@ -248,11 +248,13 @@ impl World<'_> {
     pub(super) fn read_notifications(&mut self) {
         let mut verdicts = Vec::new();
         let (now, mut is_any_free) = (self.machine.clock.get(), false);
-        for (resumer, _) in self.resumers.iter_mut().zip(self.resumers_block_until).filter(|(_, until)| *until <= now) {
+        for (reader, _) in
+            self.notification_readers.iter_mut().zip(self.resume_workers_block_until).filter(|(_, until)| *until <= now)
+        {
             is_any_free = true;
-            while resumer.next(|notice| {
-                if let Kind::Verdict { suspended, result, .. } = notice.kind {
-                    verdicts.push((suspended, result, notice.reason == "merged"));
+            while reader.next(|notification| {
+                if let Kind::Verdict { suspended, result, .. } = notification.kind {
+                    verdicts.push((suspended, result, notification.reason == "merged"));
                 }
             }) {}
         }
@@ -329,7 +331,7 @@ impl World<'_> {
     fn leave_host(&mut self) {
         self.count_refusals();
         self.workers.clear();
-        self.resumers.clear();
+        self.notification_readers.clear();
         (self.event_worker, self.has_left_host) = (None, true);
         self.region = None;
         self.network.borrow_mut().cut(&PEERS.map(|peer| peer.1));

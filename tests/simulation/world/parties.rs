@@ -73,10 +73,10 @@ impl World<'_> {
     pub(super) fn send(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
         let call = &self.calls[number];
         let late = if call.server_sends_on { UNKNOWN_BYE_MICROS } else { LATE_FRAMES_MICROS };
-        let is_behind = call.ended_at.is_some_and(|at| self.machine.clock.get() < at + late);
+        let is_after_end = call.ended_at.is_some_and(|at| self.machine.clock.get() < at + late);
         let is_open =
             call.stage == Stage::Answered && call.legs[call.messages[message].leg].state == LegState::Confirmed;
-        if !is_open && (!is_behind || self.has_successor(number)) {
+        if !is_open && (!is_after_end || self.has_successor(number)) {
             return;
         }
         let (bytes, part, id) =

@@ -40,8 +40,8 @@ impl World<'_> {
 /// Returns the octets of each message of a call that have to be paid for.
 fn delivered(call: &crate::call::Call) -> Vec<(&str, u64, u64, bool)> {
     let of_message = call.delivered.iter().map(|(id, delivery)| {
-        let owed = delivery.owed();
-        (id.as_str(), owed.min, owed.max, delivery.has_gap)
+        let payable = delivery.payable();
+        (id.as_str(), payable.min, payable.max, delivery.has_gap)
     });
     of_message.collect()
 }

@@ -176,7 +176,7 @@ struct PeerSlot {
     down_reason: String,
 }
 
-/// How a demoted peer is tried. Its watchdog answers say nothing about the application behind it.
+/// How a demoted peer is tried. Its watchdog answers say nothing about its application.
 #[derive(Clone, Copy, Debug)]
 struct Demoted {
     /// When the next request tries it.

@@ -383,13 +383,13 @@ fn failure_handling_and_final_unit_actions_are_read() {
         other => panic!("{other:?}"),
     };
     assert_eq!(heard(answer(2001, Some(1))), (false, None));
-    for (handling, told) in [
+    for (handling, expected) in [
         (FailureHandling::TERMINATE, OnFailure::Deny),
         (FailureHandling::CONTINUE, OnFailure::Grant),
         (FailureHandling::RETRY_AND_TERMINATE, OnFailure::Deny),
     ] {
         let answer = CreditControlAnswer { failure_handling: Some(handling), ..answer(2001, Some(1)) };
-        assert_eq!(heard(answer), (false, Some(told)));
+        assert_eq!(heard(answer), (false, Some(expected)));
     }
     for action in [FinalUnitAction::TERMINATE, FinalUnitAction::REDIRECT, FinalUnitAction::RESTRICT_ACCESS] {
         let last = Some(FinalUnitIndication { action: Some(action), ..Default::default() });
@@ -472,14 +472,14 @@ fn result_codes_are_mapped() {
     }
     assert_eq!(of(4012, Reservation::None, reserve(2)), denied(Denial::NotSoMany));
     // A refused one-time event has moved nothing.
-    for (code, told) in [
+    for (code, expected) in [
         (4010, denied(Denial::ServiceDenied)),
         (4011, Response::Free),
         (4012, denied(Denial::NoCredit)),
         (5030, denied(Denial::UnknownSubscriber)),
         (4002, again),
     ] {
-        assert_eq!(of(code, Reservation::None, debit()), told, "{code}");
+        assert_eq!(of(code, Reservation::None, debit()), expected, "{code}");
     }
     assert_eq!(of(4012, Reservation::None, refund()), denied(Denial::NoCredit));
     assert_eq!(of(2001, Reservation::None, refund()), Response::Refunded { balance: None });

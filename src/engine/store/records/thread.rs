@@ -38,7 +38,7 @@ pub enum RecorderThread {
         ended: Receiver<()>,
         /// The thread.
         thread: Option<JoinHandle<()>>,
-        /// Whether it was told to begin.
+        /// Whether it was started.
         has_begun: bool,
     },
     /// A simulation does the work in `drive`.

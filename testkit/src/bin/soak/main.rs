@@ -1,5 +1,5 @@
-//! Soak test: many sessions through one proxy, and a check that they leave no memory, descriptors, records, table slots or
-//! holds behind. `--sessions` sets the number of sessions without messages on the ledger, `--rate` their rate per second,
+//! Soak test: many sessions through one proxy, and a check that no memory, descriptors, records, table slots or
+//! holds are left. `--sessions` sets the number of sessions without messages on the ledger, `--rate` their rate per second,
 //! `--retrievals` the number of retrievals with messages at the OCS simulator; 0 skips that part. Run by `make soak`.
 
 mod retrievals;
