@@ -40,10 +40,11 @@ PACKAGES_TEST_OPENSIPS = python3-venv tshark
 PACKAGES_OPENSIPS = clang libclang-dev binutils gcc libc6-dev make
 CARGO_OPENSIPS = CARGO_TARGET_DIR=$(CURDIR)/target/opensips cargo
 
-.PHONY: help run test test-all sim crashes soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
+.PHONY: help run check test test-all sim crashes soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
 
 help:
 	@echo 'make run            charge retrievals, a chat and a MESSAGE in the stock Kamailio, and print them'
+	@echo 'make check          format and lints of all code, also of the simulation, the loom models and the fuzz targets'
 	@echo 'make test           unit tests, C harness and end-to-end tests with the stock Kamailio'
 	@echo 'make test-all       make test, other releases of Kamailio, foreign Diameter stacks, simulation, fuzzing, packages, soak'
 	@echo 'make sim            simulate SEEDS=10000 runs with crashes and faults, starting at SEED=1'
@@ -66,8 +67,12 @@ run: module
 	@cargo build -q --release --examples
 	@$(RUN) target/release/examples/flows --module $(MODULE)
 
+check: source
+	@scripts/dependencies.sh $(PACKAGES_FUZZ)
+	@scripts/check.sh
+
 test: module
-	@scripts/dependencies.sh $(PACKAGES_TEST)
+	@scripts/dependencies.sh $(PACKAGES_TEST) $(PACKAGES_FUZZ)
 	@scripts/test.sh
 
 test-all: module $(if $(and $(OPENSIPS_SRC),$(OPENSIPS_BIN)),opensips)

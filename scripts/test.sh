@@ -39,11 +39,7 @@ finish() {
     exit
 }
 all=${1:-}
-run cargo fmt --all --check
-run cargo fmt --check --manifest-path fuzz/Cargo.toml
-# Each feature set on its own: the two hosts exclude each other.
-run cargo clippy -q --workspace --all-targets -- -D warnings
-run cargo clippy -q --lib --features kamailio -- -D warnings
+run scripts/check.sh
 run env RUSTDOCFLAGS=-Dwarnings cargo doc -q --workspace --no-deps
 # Rules, codecs, engine, layers, documentation, header; the C ABI under its C harness, plain, killed and under valgrind.
 run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test links --test tidy --test rings \
@@ -135,7 +131,6 @@ done
 [ -z "$untested" ] || echo "NOT tested, since the mirror lacks it (see above): Kamailio of Debian$untested"
 # The OpenSIPS module, if OPENSIPS_SRC and OPENSIPS_BIN name an OpenSIPS.
 if [ -n "${OPENSIPS_SRC:-}" ] && [ -n "${OPENSIPS_BIN:-}" ]; then
-    run cargo clippy -q --lib --features opensips -- -D warnings
     run scripts/test-opensips.sh
 else
     echo '== OpenSIPS: NOT tested, OPENSIPS_SRC and OPENSIPS_BIN are not set'

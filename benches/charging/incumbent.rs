@@ -1,6 +1,6 @@
 //! Configuration of Kamailio's own charging modules (ims_charging, cdp, ims_dialog) for the same calls.
 
-use super::without_charging;
+use super::comparison::without_charging;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

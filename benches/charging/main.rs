@@ -2,14 +2,16 @@
 //! in turn, and medians of several rounds are printed with their targets. Run by `make bench`; `--part
 //! hook|engine|large-session|memory|proxies|message|ledger|ocs-capacity|ocs|silence|held|left-behind` measures one part only.
 
+mod comparison;
 mod hooks;
 mod incumbent;
 mod ledger;
 mod message;
 mod ocs;
 
+use comparison::Comparison;
 use imcharge_testkit::load::{Call, Load};
-use imcharge_testkit::proxy::{Proxy, Setup, kamailio};
+use imcharge_testkit::proxy::Proxy;
 use lexopt::ValueExt;
 use std::error::Error;
 use std::fs;
@@ -101,25 +103,16 @@ fn proxies(folder: &Path, name: &str, arguments: &[&'static str]) -> Result<(), 
         "Kamailio, {name}, {CALLS_PER_SECOND} calls/s, {ROUNDS} rounds of {} s each, interleaved",
         ROUND_DURATION.as_secs()
     );
-    let scratch = tempfile::tempdir()?;
-    let plain = scratch.path().join("plain.cfg");
-    fs::write(&plain, without_charging()?)?;
-    let load = Load::new()?;
-    let setup = |config: &Path| {
-        let mut setup = Setup::new(folder, load.server());
-        setup.config = config.to_owned();
-        setup.arguments = arguments.to_vec();
-        // Transactions live for some seconds; at thousands of calls per second they need the memory.
-        setup.arguments.extend(["-m", "4096"]);
-        setup
-    };
-    let charging = setup(&kamailio::config());
-    let charging = charging.parameter("default_balance", "1000000000");
-    let (without, with) = (Proxy::start(setup(&plain))?, Proxy::start(charging)?);
+    // Transactions live for some seconds; at thousands of calls per second they need the memory.
+    let memory = [arguments, &["-m", "4096"]].concat();
+    let comparison = Comparison::new(folder, &memory)?;
+    let load = &comparison.load;
+    let charging = comparison.charging().parameter("default_balance", "1000000000");
+    let (without, with) = (Proxy::start(comparison.relaying())?, Proxy::start(charging)?);
     let mut rounds: [Vec<Round>; 2] = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
         for (proxy, rounds) in [&without, &with].into_iter().zip(&mut rounds) {
-            rounds.push(Round::measure(proxy, &load, CALLS_PER_SECOND, ROUND_DURATION));
+            rounds.push(Round::measure(proxy, load, CALLS_PER_SECOND, ROUND_DURATION));
         }
     }
     let [without_rounds, with_rounds] = rounds;
@@ -140,7 +133,7 @@ fn proxies(folder: &Path, name: &str, arguments: &[&'static str]) -> Result<(), 
     let failed: usize = with_rounds.iter().chain(&without_rounds).map(|round| round.failed).sum();
     println!("  calls failed or retransmitted in all rounds: {failed}");
     if target {
-        let best = [&without, &with].map(|proxy| highest_rate(proxy, &load));
+        let best = [&without, &with].map(|proxy| highest_rate(proxy, load));
         print_result("Calls/s without a failure or retransmission, without charging", best[0], "", None);
         print_result("Calls/s without a failure or retransmission, with charging", best[1], "", None);
         print_result("  ratio", best[1] / best[0], "", Some((0.80, Better::Higher)));
@@ -197,20 +190,6 @@ fn highest_rate(proxy: &Proxy, load: &Load) -> f64 {
         }
         good = rate;
     }
-}
-
-/// Returns the shipped configuration without charging, as text: it only relays.
-fn without_charging() -> Result<String, Box<dyn Error>> {
-    let text = fs::read_to_string(kamailio::config())?;
-    let (relay, _) = text.split_once("\nroute[CHARGED]").ok_or("kamailio.cfg has no route[CHARGED]")?;
-    if !relay.contains(" imcharge_reserve(") {
-        return Err("kamailio.cfg does not call imcharge_reserve()".into());
-    }
-    let lines = relay
-        .lines()
-        .map(|line| if line.contains(" imcharge_reserve(") { "    $du = IM_SERVER; t_relay(); exit;" } else { line })
-        .filter(|line| !line.contains("\"imcharge"));
-    Ok(lines.collect::<Vec<_>>().join("\n") + "\n")
 }
 
 fn cpu_name() -> String {

@@ -1,10 +1,10 @@
 //! SIP MESSAGEs per second, and what charging adds to their latency.
 
-use super::{Better, ROUNDS, median, print_result, quantiles, without_charging};
+use super::comparison::Comparison;
+use super::{Better, ROUNDS, median, print_result, quantiles};
 use imcharge_testkit::load::{Call, Load};
-use imcharge_testkit::proxy::{LARGE_MEMORY, Proxy, Setup, kamailio};
+use imcharge_testkit::proxy::{LARGE_MEMORY, Proxy};
 use std::error::Error;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,18 +23,10 @@ const SPAN: Duration = Duration::from_secs(4);
 /// Compares a proxy that only relays MESSAGEs with one that charges them on the ledger.
 pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
     println!("SIP MESSAGE, {RATE}/s, {ROUNDS} rounds of {} s each, interleaved", SPAN.as_secs());
-    let scratch = tempfile::tempdir()?;
-    let plain = scratch.path().join("plain.cfg");
-    fs::write(&plain, without_charging()?)?;
-    let load = Load::new()?;
-    let setup = |config: &Path| {
-        let mut setup = Setup::new(folder, load.server());
-        setup.config = config.to_owned();
-        setup.arguments = LARGE_MEMORY.to_vec();
-        setup
-    };
-    let charging = setup(&kamailio::config()).parameter("default_balance", "1000000000");
-    let proxies = [Proxy::start(setup(&plain))?, Proxy::start(charging)?];
+    let comparison = Comparison::new(folder, &LARGE_MEMORY)?;
+    let load = &comparison.load;
+    let charging = comparison.charging().parameter("default_balance", "1000000000");
+    let proxies = [Proxy::start(comparison.relaying())?, Proxy::start(charging)?];
     let mut rounds: [Vec<[f64; 2]>; 2] = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
         for (proxy, rounds) in proxies.iter().zip(&mut rounds) {
@@ -49,7 +41,7 @@ pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
         print_result(&format!("MESSAGE to 200, {name}: with charging"), with, "ms", None);
         print_result("  added", with - without, "ms", (at == 0).then_some((ADDED_P50_MS_MAX, Better::Lower)));
     }
-    let [without, with] = [0, 1].map(|at| highest_rate(&proxies[at], &load));
+    let [without, with] = [0, 1].map(|at| highest_rate(&proxies[at], load));
     print_result("MESSAGEs/s without a failure or retransmission, without charging", without, "", None);
     print_result(
         "MESSAGEs/s without a failure or retransmission, with charging",

@@ -1,15 +1,15 @@
 //! Three proxies at the same OCS: one that only relays, one charged by imcharge, one by Kamailio's ims_charging.
 
+use super::comparison::Comparison;
 use super::{
     Better, CALLS_PER_SECOND, ROUND_DURATION, ROUNDS, Round, highest_rate, hooks, incumbent, median, print_result,
-    quantiles, without_charging,
+    quantiles,
 };
 use imcharge_testkit::eventually;
-use imcharge_testkit::load::{Call, Load};
+use imcharge_testkit::load::Call;
 use imcharge_testkit::ocs::{self, Ocs};
-use imcharge_testkit::proxy::{LARGE_MEMORY, Proxy, Setup, kamailio};
+use imcharge_testkit::proxy::{LARGE_MEMORY, Proxy};
 use std::error::Error;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,11 +31,10 @@ const INCUMBENT_RATE: u32 = 500;
 /// The OCS, the proxies and the load generator.
 struct Scene {
     ocs: Ocs,
-    load: Load,
+    comparison: Comparison,
     without: Proxy,
     imcharge: Proxy,
     incumbent: Proxy,
-    _scratch: tempfile::TempDir,
 }
 
 impl Scene {
@@ -44,21 +43,13 @@ impl Scene {
         // Lenient: ims_charging repeats its names and puts accounting AVPs into its requests.
         let options = ["--default-balance", "1000000000", "--origin-host", "localhost", "--lenient", "yes"];
         let ocs = Ocs::start(&program, &options);
-        let scratch = tempfile::tempdir()?;
-        let plain = scratch.path().join("plain.cfg");
-        fs::write(&plain, without_charging()?)?;
-        let load = Load::new()?;
-        let setup = |config: &Path| {
-            let mut setup = Setup::new(folder, load.server());
-            (setup.config, setup.arguments) = (config.to_owned(), LARGE_MEMORY.to_vec());
-            setup
-        };
+        let comparison = Comparison::new(folder, &LARGE_MEMORY)?;
         let peer = format!("\"host=localhost;address={}\"", ocs.diameter);
-        let imcharge = setup(&kamailio::config()).defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
+        let imcharge = comparison.charging().defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
         // Held sessions end with the benchmark, not by a timer.
         let imcharge = Proxy::start(imcharge.parameter("hold_timeout", "3600"))?;
-        let incumbent = Proxy::start(setup(&incumbent::configuration(scratch.path(), ocs.diameter)?))?;
-        let without = Proxy::start(setup(&plain))?;
+        let incumbent = Proxy::start(comparison.setup(incumbent::configuration(comparison.scratch(), ocs.diameter)?))?;
+        let without = Proxy::start(comparison.relaying())?;
         if !eventually(Duration::from_secs(20), || ocs.command("connections").len() == 2) {
             return Err(format!(
                 "not both proxies have connected to the OCS:\n{}\n{}",
@@ -69,12 +60,12 @@ impl Scene {
         }
         for (proxy, who) in [(&without, "without charging"), (&imcharge, "imcharge"), (&incumbent, "ims_charging")] {
             // A proxy that fails every call would look cheap.
-            let calls = load.run(proxy.sip, 50, Duration::from_secs(1));
+            let calls = comparison.load.run(proxy.sip, 50, Duration::from_secs(1));
             if !calls.iter().any(Call::is_clean) {
                 return Err(format!("{who}: no call was answered\n{}", proxy.log()).into());
             }
         }
-        Ok(Scene { ocs, load, without, imcharge, incumbent, _scratch: scratch })
+        Ok(Scene { ocs, comparison, without, imcharge, incumbent })
     }
 }
 
@@ -126,7 +117,7 @@ pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
         let mut rounds: [Vec<Round>; 3] = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
             for (proxy, rounds) in [&scene.without, &scene.imcharge, &scene.incumbent].into_iter().zip(&mut rounds) {
-                rounds.push(Round::measure(proxy, &scene.load, CALLS_PER_SECOND, ROUND_DURATION));
+                rounds.push(Round::measure(proxy, &scene.comparison.load, CALLS_PER_SECOND, ROUND_DURATION));
             }
         }
         let median = |of: fn(&Round) -> f64| [0, 1, 2].map(|at: usize| median(rounds[at].iter().map(of).collect()));
@@ -151,7 +142,7 @@ pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
         println!("  calls failed or retransmitted: imcharge {}, ims_charging {}", failed[0], failed[1]);
     }
     scene.ocs.command("fault off");
-    let best = [&scene.imcharge, &scene.incumbent].map(|proxy| highest_rate(proxy, &scene.load));
+    let best = [&scene.imcharge, &scene.incumbent].map(|proxy| highest_rate(proxy, &scene.comparison.load));
     print_result("Calls/s without a failure or retransmission, imcharge", best[0], "", None);
     print_result("Calls/s without a failure or retransmission, ims_charging", best[1], "", None);
     print_result("  ratio", best[0] / best[1], "", Some((1.2, Better::Higher)));
@@ -169,8 +160,8 @@ pub fn silence(folder: &Path) -> Result<(), Box<dyn Error>> {
     scene.ocs.command("fault lose");
     let stop = AtomicBool::new(false);
     let latencies = std::thread::scope(|scope| {
-        let options = scope.spawn(|| scene.load.options(scene.imcharge.sip, &stop));
-        scene.load.run(scene.imcharge.sip, CALLS_PER_SECOND, ROUND_DURATION);
+        let options = scope.spawn(|| scene.comparison.load.options(scene.imcharge.sip, &stop));
+        scene.comparison.load.run(scene.imcharge.sip, CALLS_PER_SECOND, ROUND_DURATION);
         stop.store(true, Ordering::Relaxed);
         options.join().unwrap_or_default()
     });
@@ -194,11 +185,11 @@ pub fn unsettled(folder: &Path) -> Result<(), Box<dyn Error>> {
     ] {
         let is_ours = who == "imcharge";
         let span = Duration::from_secs((calls / rate).into());
-        scene.load.run(proxy.sip, rate, span);
+        scene.comparison.load.run(proxy.sip, rate, span);
         let mut before = Memory::at_rest(proxy);
         let (measurements, mut left) = (if is_ours { LEAK_ROUNDS } else { 1 }, Vec::new());
         for _ in 0..measurements {
-            scene.load.run(proxy.sip, rate, span);
+            scene.comparison.load.run(proxy.sip, rate, span);
             let now = Memory::at_rest(proxy);
             left.push(now.since(before, calls));
             before = now;
@@ -224,7 +215,7 @@ pub fn held(folder: &Path) -> Result<(), Box<dyn Error>> {
     ] {
         let is_ours = who == "imcharge";
         let before = Memory::at_rest(proxy);
-        let held = scene.load.hold(proxy.sip, rate, wanted);
+        let held = scene.comparison.load.hold(proxy.sip, rate, wanted);
         if held < wanted as usize * 99 / 100 {
             return Err(format!("{who}: {held} of {wanted} sessions are open\n{}", proxy.log()).into());
         }

@@ -107,9 +107,9 @@ mod tests {
 
     /// Call-IDs of all notifications that a resume worker can read.
     fn taken(region: &Arc<Region>) -> Vec<String> {
-        let mut resumer = NotificationReader::attach(region, 0).expect("not attached yet");
+        let mut queue = NotificationReader::attach(region, 0).expect("not attached yet");
         let mut taken = Vec::new();
-        while resumer.next(|notification| taken.push(notification.call_id.to_owned())) {}
+        while queue.next(|notification| taken.push(notification.call_id.to_owned())) {}
         taken
     }
 

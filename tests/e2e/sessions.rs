@@ -345,7 +345,7 @@ fn lua_charges_like_the_native_script() {
     assert!(eventually(Duration::from_secs(5), || server.refused() == 1), "{}", stage.proxy.log());
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 0, 0, 2);
-    assert_told_of(&stage, &client.call_id, &server.message_ids()[..2]);
+    assert_events_ran_for(&stage, &client.call_id, &server.message_ids()[..2]);
     let mut poor = stage.client(ALICE, |_| {});
     assert_eq!(poor.invite(), 402);
     let line = format!("{} refused: no-credit 4012", poor.call_id);
@@ -355,7 +355,7 @@ fn lua_charges_like_the_native_script() {
 
 /// The shipped scripts log what they hear of each debit.
 #[track_caller]
-fn assert_told_of(stage: &Stage, call_id: &str, message_ids: &[String]) {
+fn assert_events_ran_for(stage: &Stage, call_id: &str, message_ids: &[String]) {
     for message_id in message_ids {
         let line = format!("{ALICE} paid 1 for {message_id} of {call_id}: response");
         let heard = || stage.proxy.log().matches(&line).count() == 1;
@@ -370,7 +370,7 @@ fn event_route_runs_once_for_each_debit() {
     let mut client = stage.bound(|_| {});
     client.take(3, Reaction::Answer(200));
     stage.until_debited(ALICE, 3);
-    assert_told_of(&stage, &client.call_id, &server.message_ids());
+    assert_events_ran_for(&stage, &client.call_id, &server.message_ids());
 }
 
 #[test]

@@ -305,11 +305,9 @@ impl Messages {
         } else if weight.kilobyte == 0 && taken > least.0 {
             credit.return_to_grant(Quota(taken - least.0), cx);
             self.change(place, &policy, |message| message.set_taken(least));
-        } else if taken == 0 && message.has_content() {
-            if self.is_forgotten(message.id_hash(), cx.now) {
-                credit.take_from_grant(least, cx);
-                self.change(place, &policy, |message| message.set_taken(least));
-            }
+        } else if taken == 0 && message.has_content() && self.is_forgotten(message.id_hash(), cx.now) {
+            credit.take_from_grant(least, cx);
+            self.change(place, &policy, |message| message.set_taken(least));
         }
     }
 

@@ -4,7 +4,7 @@
 //! | prefix | [`Holder`] | meaning |
 //! |---|---|---|
 //! | none | `Peer` | Only this peer has the reservation. |
-//! | `*` | `Relayed` | This server has it and is reached through a relay. Any peer may relay, and requests carry Destination-Host. |
+//! | `*` | `Relayed` | This server has it, through a relay. Any peer may relay, and requests carry Destination-Host. |
 //! | `+` | `MayMove` | This peer has it, and another may continue (RFC 8506, 5.7 and 8.4): no Destination-Host. |
 //! | `~` | `Candidate` | This peer received the request and did not answer. It may be a relay: no Destination-Host. |
 //!
