@@ -120,7 +120,8 @@ pub fn message_beyond_the_announced_count_is_stopped_and_later_ones_are_charged(
 #[test]
 fn one_unit_buys_one_message_where_a_refusal_drops_what_was_reserved() {
     for messages in [Some(1), None] {
-        let charged = Charged::new(&["--no-partial"], |setup| announced(setup, messages).defined("RESPONSE_TIMEOUT", "60"));
+        let charged =
+            Charged::new(&["--no-partial"], |setup| announced(setup, messages).defined("RESPONSE_TIMEOUT", "60"));
         charged.ocs.command(&format!("account {ALICE}=1"));
         let server = charged.stage.server(&["one", "two"], |_| {});
         let mut clients = Vec::new();

@@ -77,7 +77,7 @@ impl FreeMessages {
                 Ok(_) => return,
             }
         }
-        self.0[(word >> 40) as usize % FREE_MESSAGES_MAX].store(word, Ordering::Release);
+        self.0[(word >> 40) as usize % self.0.len()].store(word, Ordering::Release);
     }
 
     /// Replaces the word of a message, if there is one, by what `change` returns: the decision, and the new word.
