@@ -383,7 +383,8 @@ fn open(table: &Table<'_>, at: u32, name: u64) {
 fn bind(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
     let Some(session) = table.slots.get(at as usize).and_then(Slot::session) else { return };
     let (sender, receiver) = (hash | 1, self::hash(choices) | 2);
-    let stream = Stream { leg: hash, position: 1, state: StreamState::Bound, sender, receiver, is_file: hash % 2 == 0 };
+    let stream =
+        Stream { leg: hash, position: 1, state: StreamState::Bound, sender, receiver, is_file: hash.is_multiple_of(2) };
     let bound = table.change_streams(at, session, |streams| {
         streams.retain(|stream| stream.leg != hash);
         streams.push(stream);

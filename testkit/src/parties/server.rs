@@ -279,7 +279,7 @@ impl Shared {
         let relay = self.open(&id, client_path);
         let mut answer = invite.answer(200, "OK", &format!("t{id}"));
         let path = format!("{relay} {}", self.own_uri(&id));
-        answer.body = description_of(&path, self.options.file_selector.as_deref());
+        answer.body = description_of(&path, self.options.file_selector);
         answer
     }
 
