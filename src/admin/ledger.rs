@@ -210,6 +210,7 @@ impl Reader {
                 if !room.take(&Value::Structure(fields.clone())) {
                     return Ok((sessions, Some(by_session(key, first))));
                 }
+                room.start_list();
                 let (mut rows, mut next) = (Vec::new(), None);
                 let mut found_below = statement_below.query([key, first])?;
                 while let Some(row) = found_below.next()? {

@@ -18,16 +18,26 @@ const ROWS_FIXED: usize = 250;
 /// Limit of a page's rows in octets of JSON without white space.
 const OCTETS_MAX: usize = 30 * 1024;
 
+/// Limit of one list in octets of JSON without white space, without the structures and lists in it. Kamailio's ctl writes each
+/// list and each structure into a buffer of 8 KB that does not grow (`binrpc_struct_max_body_size`). A text takes at most one
+/// octet more there than in JSON.
+const LIST_OCTETS_MAX: usize = 7 * 1024;
+
+/// Octets of a structure or list in the buffer of the list that contains it.
+const INNER_OCTETS: usize = 2;
+
 /// Room left in an answer.
 pub struct Room {
     rows: usize,
     octets: usize,
+    /// Octets left in the current list.
+    list_octets: usize,
 }
 
 impl Room {
     /// Room of an answer with at most `limit` rows.
     pub fn new(limit: Option<usize>) -> Room {
-        Room { rows: limit.unwrap_or(ROWS_DEFAULT), octets: OCTETS_MAX }
+        Room { rows: limit.unwrap_or(ROWS_DEFAULT), octets: OCTETS_MAX, list_octets: LIST_OCTETS_MAX }
     }
 
     /// Room of an answer without a LIMIT argument.
@@ -40,11 +50,21 @@ impl Room {
         Room { octets: OCTETS_MAX / lists, ..Room::new(limit) }
     }
 
-    /// Takes the room of a row; `false` if the row does not fit.
+    /// Starts another list in the answer.
+    pub fn start_list(&mut self) {
+        self.list_octets = LIST_OCTETS_MAX;
+    }
+
+    /// Takes the room of a row of the current list; `false` if the row does not fit.
     pub fn take(&mut self, row: &Value) -> bool {
-        let (rows, octets) = (self.rows.checked_sub(1), self.octets.checked_sub(octets(row)));
-        let (Some(rows), Some(octets)) = (rows, octets) else { return false };
-        (self.rows, self.octets) = (rows, octets);
+        let length = octets(row);
+        let in_list = match row {
+            Value::Structure(_) | Value::List(_) => INNER_OCTETS,
+            Value::Text(_) | Value::Integer(_) => length,
+        };
+        let left = (self.rows.checked_sub(1), self.octets.checked_sub(length), self.list_octets.checked_sub(in_list));
+        let (Some(rows), Some(octets), Some(list_octets)) = left else { return false };
+        *self = Room { rows, octets, list_octets };
         true
     }
 }
@@ -167,12 +187,18 @@ mod tests {
 
     #[test]
     fn pages_end_at_the_limit_of_rows_or_octets() {
-        let row = |length| Value::Text("x".repeat(length));
-        for (limit, length, expected) in
-            [(Some(2), 1, 2), (None, 1, ROWS_DEFAULT), (Some(LIMIT_MAX), 1000, 30), (Some(1), 0, 1)]
-        {
+        let text = |length| Value::Text("x".repeat(length));
+        let structure = |length| Value::Structure(vec![("a", text(length))]);
+        for (limit, row, expected) in [
+            (Some(2), text(1), 2),
+            (None, text(1), ROWS_DEFAULT),
+            (Some(LIMIT_MAX), structure(1000), 30),
+            (Some(LIMIT_MAX), structure(1), LIMIT_MAX),
+            (Some(LIMIT_MAX), text(1000), 7),
+            (Some(1), text(0), 1),
+        ] {
             let mut page = Page::new(Room::new(limit));
-            let added = (0..1000).take_while(|at| page.add(row(length), || by_id(*at))).count();
+            let added = (0..1000).take_while(|at| page.add(row.clone(), || by_id(*at))).count();
             assert_eq!(added, expected);
             let fields = page.fields("rows");
             assert_eq!(fields[1], ("more", Value::Integer(1)));

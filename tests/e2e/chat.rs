@@ -14,7 +14,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 /// Called subscriber.
-const BOB: &str = "sip:bob@127.0.0.1";
+pub const BOB: &str = "sip:bob@127.0.0.1";
 
 /// A proxy that charges this content of chats; both parties have this credit.
 fn stage(content: &str, [alice, bob]: [i64; 2]) -> Stage {
@@ -126,8 +126,9 @@ pub fn chat_of_two_parties_without_credit_is_refused() {
 /// Messages of each party in a long chat.
 const LONG: usize = 1000;
 
-/// Alice and Bob send messages in turns and end the call. No faster than the engine can grant credit ahead.
-fn long_chat(stage: &Stage) {
+/// Alice and Bob send messages in turns and end the call. No faster than the engine can grant credit ahead. Returns the
+/// Call-ID.
+pub fn long_chat(stage: &Stage) -> String {
     let texts: Vec<String> = (0..LONG).map(|n| format!("bob {n}")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let _bob = bob(stage, &texts, |options| options.pace = Duration::from_millis(5));
@@ -139,6 +140,7 @@ fn long_chat(stage: &Stage) {
     stage.until_debited(ALICE, LONG);
     stage.until_debited(BOB, LONG);
     assert_eq!(alice.bye(), 200);
+    alice.call_id.clone()
 }
 
 #[test]

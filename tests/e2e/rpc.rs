@@ -5,7 +5,7 @@ mod console;
 mod examples;
 
 use super::watching::prometheus::{free_address, get, http};
-use super::{ALICE, HOST, Stage, before};
+use super::{ALICE, HOST, Stage, before, chat};
 use console::{Console, Way, as_texts};
 use imcharge::admin::commands::COMMANDS;
 use imcharge_testkit::parties::client::Reaction;
@@ -269,11 +269,19 @@ fn pages_fit_and_together_have_every_row_once() {
             "SELECT 1, n || ?2, ?1, ?3, 7, n%5, '5xx=release', 506, 1000*(n/7)",
         );
     ledger.execute(&free, (&long, &long[..30], ALICE)).expect("messages");
+    // The longest account IDs, references and names of operators.
     let accounts = format!(
         "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n<{DEBITS}) \
-         INSERT INTO accounts(id, balance) SELECT 'sip:a' || n || '@example.org', 1000000000000000-n FROM n"
+         INSERT INTO accounts(id, balance) \
+         SELECT substr('sip:a' || n || ?1, 1, 244) || '@example.org', 1000000000000000-n FROM n"
     );
-    ledger.execute(&accounts, []).expect("accounts");
+    ledger.execute(&accounts, ["/".repeat(250)]).expect("accounts");
+    let changes = format!(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n<{DEBITS}) \
+         INSERT INTO balance_changes(at, account, kind, amount, reference, by, balance, held, credit_limit) \
+         SELECT 1000*n, ?1, 'add', 1000000000000000, substr(n || ?2, 1, 128), ?3, 1000000000000000, 0, 0 FROM n"
+    );
+    ledger.execute(&changes, (BOB, &long, "\"".repeat(64))).expect("changes");
     drop(ledger);
     console.stage.proxy.restart().expect("it starts again");
     let unique = |rows: &[Value], name: &str| rows.iter().map(|row| row[name].clone()).collect::<HashSet<_>>().len();
@@ -291,6 +299,9 @@ fn pages_fit_and_together_have_every_row_once() {
         let (rows, pages) = walk(&console, *way, "account.list", &["all", "500"], &["accounts"]);
         assert_eq!((rows.len(), unique(&rows, "id"), unique(&rows, "balance")), (DEBITS + 1, DEBITS + 1, DEBITS + 1));
         assert!(pages > 1, "{way:?}");
+        let (rows, pages) = walk(&console, *way, "account.history", &[BOB, "500"], &["changes"]);
+        assert_eq!((rows.len(), unique(&rows, "reference")), (DEBITS, DEBITS), "{way:?}");
+        assert!(pages > 1, "{way:?}");
         for (list, name, limit) in
             [("debited", "debited_not_delivered", "500"), ("delivered", "delivered_not_debited", "33")]
         {
@@ -306,6 +317,39 @@ fn pages_fit_and_together_have_every_row_once() {
         let audit = console.ask(*way, "audit", &["all", "500"]).expect("an audit");
         let list = as_texts(&audit["debited_not_delivered"]);
         assert_eq!((&list["count"], &list["more"]), (&json!(DEBITS.to_string()), &json!("1")), "{way:?} {list}");
+    }
+}
+
+/// Reads all pages of the sessions of a call. Returns the rows below the sessions and the number of pages.
+fn walk_call(console: &Console, way: Way, command: &str, call_id: &str, list: &str) -> (Vec<Value>, usize) {
+    let (mut sessions, pages) = walk(console, way, command, &[call_id], &["sessions"]);
+    let rows = |session: &mut Value| session[list].as_array().expect("a list").clone();
+    (sessions.iter_mut().flat_map(rows).collect(), pages)
+}
+
+#[test]
+fn sessions_of_a_long_chat_are_read_page_by_page() {
+    let console = Console::new(|setup| setup.defined("WITH_CHAT", "1"));
+    [ALICE, chat::BOB].iter().for_each(|account| console.stage.proxy.set_account(account, 1100));
+    let call_id = chat::long_chat(&console.stage);
+    console.stage.expect(ALICE, 100, 0, 1000);
+    console.stage.expect(chat::BOB, 100, 0, 1000);
+    let count = |table: &str| console.proxy().count(&format!("SELECT count(*) FROM {table}")) as usize;
+    let is_settled = || count("steps WHERE step='closed'") == count("sessions");
+    assert!(eventually(SOON, is_settled), "{}", console.proxy().log());
+    let steps = count("steps");
+    assert!(steps > 4000, "{steps}");
+    for (command, list, expected) in
+        [("ladder", "lines", steps), ("explain", "steps", steps), ("session", "debits", 2000)]
+    {
+        // One binary and one of JSON: all ways of JSON have the same pages.
+        let [first, second] = [console.ways()[0], console.ways()[1]].map(|way| {
+            let (rows, pages) = walk_call(&console, way, command, &call_id, list);
+            assert_eq!(rows.len(), expected, "{way:?} {command}");
+            assert!(pages > 1, "{way:?} {command}");
+            rows
+        });
+        assert!(first == second, "{command} differs between {:?} and {:?}", console.ways()[0], console.ways()[1]);
     }
 }
 
@@ -448,6 +492,7 @@ macro_rules! opensips {
 opensips! {
     lists_are_arrays_and_every_transport_gives_the_same_answer, amounts_are_exact_or_refused,
     a_call_id_of_digits_is_a_text, pages_fit_and_together_have_every_row_once,
+    sessions_of_a_long_chat_are_read_page_by_page,
     errors_name_the_command_the_argument_the_value_and_what_is_accepted,
     account_commands_with_diameter_are_refused_with_the_reason, the_tariff_is_shown_and_only_reload_changes_it
 }

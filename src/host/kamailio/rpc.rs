@@ -27,7 +27,11 @@ unsafe fn run(command: &'static Command, rpc: *mut sys::rpc_t, context: *mut c_v
         // SAFETY: guaranteed by the caller.
         Ok(value) if unsafe { Answer { rpc, context }.put(Place::Top, &value) } => return,
         // An incomplete answer would be wrong, so a fault replaces it.
-        Ok(_) => CommandError::new(500, command, "the host has no memory for the answer: give a smaller LIMIT"),
+        Ok(_) => CommandError::new(
+            500,
+            command,
+            "the host has no memory for the answer; start the proxy with more (option -M)",
+        ),
         Err(error) => error,
     };
     // SAFETY: guaranteed by the caller.

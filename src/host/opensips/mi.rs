@@ -35,7 +35,7 @@ unsafe fn run(command: &'static Command, parameters: *const sys::mi_params_t) ->
         match answer {
             Ok(value) => {
                 let answer = answer_of(&value);
-                let text = "the host has no memory for the answer: give a smaller LIMIT";
+                let text = "the host has no memory for the answer; start the proxy with more (option -M)";
                 if answer.is_null() {
                     fault(500, &CommandError::new(500, command, text).sentence(PREFIX))
                 } else {
