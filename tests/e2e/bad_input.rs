@@ -3,7 +3,7 @@
 use super::{ALICE, Stage, setup};
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
-use imcharge_testkit::proxy::{Proxy, Setup};
+use imcharge_testkit::proxy::{Host, Proxy, Setup};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -30,6 +30,27 @@ pub fn a_wrong_parameter_stops_the_start_with_one_line() {
     }
     let log = refused(|setup| setup.defined("TARIFF", "\"kilobyte:1\""));
     assert!(log.contains("parameter tariff: 'kilobyte:1' is not allowed with unit=message; accepted: "), "{log}");
+}
+
+#[test]
+pub fn negative_number_of_messages_is_refused() {
+    let stage = Stage::new(|setup| match setup.host {
+        Host::OpenSips => setup.changed("imcharge_reserve(10)", "imcharge_reserve(-3)"),
+        Host::Kamailio => {
+            setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"CHARGED\", \"-3\")")
+        }
+    });
+    stage.proxy.set_account(ALICE, 100);
+    let client = &mut stage.client(ALICE, |_| {});
+    assert_eq!(client.invite(), 503, "{}", stage.proxy.log());
+    let log = stage.proxy.log();
+    assert!(
+        log.contains("imcharge_reserve: the number of messages is -3; accepted is 0 (not known) and more"),
+        "{log}"
+    );
+    assert!(log.contains(&format!("no charging for {}: -1", client.call_id)), "{log}");
+    stage.expect(ALICE, 100, 0, 0);
+    assert_eq!(stage.proxy.statistic("reserves"), 0);
 }
 
 #[test]
