@@ -6,6 +6,7 @@
 //! runs these.
 
 mod delivery;
+mod party;
 mod waits;
 
 use super::{
@@ -59,7 +60,7 @@ cases! {
     recovery::{copies_of_a_refused_invite_reserve_nothing_once_the_engine_is_back, a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}
     resume::{a_resume_route_that_blocks_for_one_caller_delays_no_other_call, event_routes_of_ten_milliseconds_delay_no_invite_by_seconds, calls_of_a_blocked_process_are_answered_once_it_continues}
     diameter::{one_message_is_an_initial_and_a_termination}
-    bad_input::{a_wrong_parameter_stops_the_start_with_one_line, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
+    bad_input::{a_wrong_parameter_stops_the_start_with_one_line, negative_number_of_messages_is_refused, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
 }
 
 /// A stage before OpenSIPS; Alice has 100.
