@@ -248,6 +248,36 @@ fn merged_invite_is_reported_and_its_failure_ends_nothing() {
 }
 
 #[test]
+fn chat_of_two_unknown_parties_gets_one_verdict() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
+    let chat = Invite {
+        key: InviteKey { call_id: b"chat", from_tag: b"f", cseq: 1 },
+        asserted: [b"", b""],
+        from: b"",
+        called_party: b"",
+        request_uri: b"",
+        subscriber: b"",
+        direction: None,
+        charging_vector: b"",
+        messages: 1,
+        content: ChargedContent::Both,
+        recipients: 0,
+        tariff: b"",
+        offer: Body::default(),
+        suspended: Suspended { index: 1, ..Suspended::default() },
+    };
+    worker.reserve(&chat).expect("room");
+    let next = Suspended { index: 2, ..Suspended::default() };
+    invite_in(&mut worker, "next", next).expect("room");
+    with_engine(&region, || {
+        let verdicts: Vec<_> = reasons(&region, 2).into_iter().map(|(index, result, _)| (index, result)).collect();
+        assert_eq!(verdicts, [(1, Outcome::Failed), (2, Outcome::Granted)]);
+    });
+}
+
+#[test]
 fn answer_whose_event_was_dropped_is_no_failed_call() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});

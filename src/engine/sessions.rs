@@ -86,7 +86,10 @@ impl SessionTable {
             for connection in session.connections() {
                 table.connections.entry(*connection).or_default().insert(key);
             }
-            let entry = SessionEntry { is_stored: true, ..SessionEntry::new(session, row, instance, opened_at) };
+            // A verdict is taken before the commit that stores the decision.
+            let has_verdict = session.decision().is_some();
+            let entry = SessionEntry::new(session, row, instance, opened_at);
+            let entry = SessionEntry { is_stored: true, has_verdict, ..entry };
             table.sessions.insert(key, Box::new(entry));
         }
         table.take_over_slots(region);
@@ -210,6 +213,7 @@ impl SessionTable {
         | Event::Delivered { transaction: Some(ended), .. }
         | Event::Unanswered { transaction: Some(ended) } = event
             && *ended != entry.session.suspended().transaction()
+            && !(entry.session.is_page() && simulate::is_injected(InjectedBug::EndOfCopyCounts))
         {
             return Ok(());
         }

@@ -61,4 +61,10 @@ pub enum InjectedBug {
     AnyAnswerBinds,
     /// Content that is free by its type is charged.
     FreeContentCharged,
+    /// The end of a copy of a SIP MESSAGE, on another path, counts as that of the MESSAGE.
+    EndOfCopyCounts,
+    /// The end of an INVITE for which both parties pay ends the session of one of them alone.
+    CompanionOutlivesInvite,
+    /// A party that pays for what it sends may refuse its own message over its own connection.
+    OwnFailureBelieved,
 }

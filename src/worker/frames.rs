@@ -287,7 +287,8 @@ impl Worker {
         // A sender that pays is a subscriber.
         let is_by_address = !servers.is_empty() && !slot.is_paid_by_sender();
         if bound.side == Side::Receiver {
-            let is_senders = !is_by_address && slot.is_sender_connection(came.connection);
+            let is_checked = !(slot.is_paid_by_sender() && is_injected(InjectedBug::OwnFailureBelieved));
+            let is_senders = is_checked && !is_by_address && slot.is_sender_connection(came.connection);
             if !is_senders {
                 slot.set_receiver_connection(came.connection);
             }
@@ -300,7 +301,7 @@ impl Worker {
         let may_speak = match is_by_address {
             false => {
                 let is_gone = known == 0 || came.connections.is_open(known) == Some(false);
-                is_gone && slot.receiver_connection() != came.connection
+                is_gone && slot.receiver_connection() != came.connection && !self.has_sent_for_other(bound, came)
             }
             true => came.source.is_some_and(|source| servers.contains(source)),
         };
@@ -316,6 +317,13 @@ impl Worker {
         // So that the engine knows which connection's loss ends the session's messages.
         self.push_or_count(bound.session, Event::Activity { connection: came.connection });
         is_believed || is_by_address
+    }
+
+    /// Whether the connection is known as that of the other party, which pays for what it sends in the other session of the
+    /// INVITE.
+    fn has_sent_for_other(&self, bound: Bound, came: &Frame<'_>) -> bool {
+        let other = if self.is_paired(bound) { self.slot_of(bound.session.companion()) } else { None };
+        other.is_some_and(|at| self.region.table().slots[at as usize].is_sender_connection(came.connection))
     }
 
     /// A request of no session. Content from an IM server is stopped, whatever the script does.

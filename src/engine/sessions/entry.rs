@@ -34,6 +34,8 @@ pub(super) struct SessionEntry {
     pub is_dirty: bool,
     /// Its unacknowledged debits, as counted in the table.
     pub debits_pending: u32,
+    /// Whether its verdict was taken from its outputs.
+    pub has_verdict: bool,
     /// Available balance of the account at its verdict, while the verdict of the other session of the INVITE is awaited.
     pub balance: Option<i64>,
     /// Its messages that no enabler granted, as counted in the table.
@@ -54,6 +56,7 @@ impl SessionEntry {
             closed_at: None,
             is_dirty: false,
             debits_pending: 0,
+            has_verdict: false,
             balance: None,
             uncovered: 0,
         }

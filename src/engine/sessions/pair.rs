@@ -11,6 +11,7 @@ use crate::charge::time::Time;
 use crate::engine::effects::Effect;
 use crate::engine::store::StoreError;
 use crate::engine::tick::Tick;
+use crate::simulate::{InjectedBug, is_injected};
 
 impl SessionTable {
     /// Handles an event of a session, and what it means for the other session of its INVITE.
@@ -29,7 +30,9 @@ impl SessionTable {
         self.handle_own_event(tick, key, at, event)?;
         let Some(entry) = self.sessions.get_mut(&companion).filter(|_| is_paired) else { return Ok(()) };
         match event {
-            Event::Failed { .. } | Event::Cancelled { .. } | Event::End { .. } => {
+            Event::Failed { .. } | Event::Cancelled { .. } | Event::End { .. }
+                if !is_injected(InjectedBug::CompanionOutlivesInvite) =>
+            {
                 self.handle_own_event(tick, companion, at, event)?;
             }
             // While one party is active, the other is not idle.
@@ -48,11 +51,10 @@ impl SessionTable {
             return send_verdict(tick, entry, verdict);
         }
         count_decision(tick, verdict.result);
-        entry.balance = verdict.balance;
+        (entry.balance, entry.has_verdict) = (verdict.balance, true);
         let pair = [key.of_inviting_party(), key.of_inviting_party().companion()];
         let entries = pair.map(|key| self.sessions.get(&key).map(Box::as_ref));
-        let is_undecided = |entry: &SessionEntry| entry.session.decision().is_none();
-        if entries.into_iter().flatten().any(is_undecided) {
+        if entries.into_iter().flatten().any(|entry| !entry.has_verdict) {
             return;
         }
         if send_verdict_of_pair(tick, entries) != Some(Decision::Granted) {
