@@ -452,6 +452,88 @@ fn stopped_message_stays_stopped_at_all_workers() {
     });
 }
 
+/// A later chunk of a message; `is_last`: its last one.
+fn later_chunk(start: u64, is_last: bool) -> Chunk {
+    Chunk { start, is_last, ..message(1) }
+}
+
+/// A session with 3 units, of which message 1 has taken one.
+fn with_paid_message() -> Arc<TableMemory> {
+    let memory = opened(1);
+    memory.slots[0].set_granted(3);
+    assert!(matches!(pass(&memory, 1), ChunkDecision::Charged { .. }));
+    memory
+}
+
+#[test]
+fn message_forgotten_under_a_chunk_is_charged_anew() {
+    model("message forgotten under a chunk", None, || {
+        let memory = with_paid_message();
+        let (table, session) = (memory.table(), opening(1).session);
+        let other = Arc::clone(&memory);
+        let worker = thread::spawn(move || other.table().decide(0, session, &later_chunk(6, false)));
+        // The engine releases the message.
+        table.forget_message(0, session, message(1).message);
+        let second = worker.join().expect("the worker ends");
+        let third = table.decide(0, session, &later_chunk(11, false));
+        // Exactly one of the chunks after the release pays, whichever passes first.
+        assert!(
+            matches!(
+                (second, third),
+                (ChunkDecision::AlreadyPaid { .. }, ChunkDecision::Charged { .. })
+                    | (ChunkDecision::Charged { .. }, ChunkDecision::AlreadyPaid { .. })
+            ),
+            "{second:?}, then {third:?}"
+        );
+        assert_eq!(memory.slots[0].counters(), (3, 2));
+    });
+}
+
+#[test]
+fn message_stopped_under_its_last_chunk_stays_stopped() {
+    model("message stopped under its last chunk", None, || {
+        let memory = TableMemory::new(1);
+        let opening = Opening { is_paid_by_sender: true, ..opening(1) };
+        let (table, session) = (memory.table(), opening.session);
+        assert!(table.claim(0, &opening));
+        table.open(0, &opening);
+        memory.slots[0].set_granted(3);
+        assert!(matches!(pass(&memory, 1), ChunkDecision::Charged { .. }));
+        let other = Arc::clone(&memory);
+        // With its last chunk the message ends: what follows under its Message-ID is new.
+        let worker = thread::spawn(move || other.table().decide(0, session, &later_chunk(6, true)));
+        table.stop_message(0, session, message(1).message);
+        let last = worker.join().expect("the worker ends");
+        assert!(matches!(last, ChunkDecision::AlreadyPaid { .. } | ChunkDecision::MessageStopped), "{last:?}");
+        assert_eq!(table.decide(0, session, &later_chunk(11, false)), ChunkDecision::MessageStopped, "after {last:?}");
+        assert_eq!(memory.slots[0].counters(), (3, 1));
+    });
+}
+
+#[test]
+fn late_chunk_changes_no_message_of_the_next_session_of_a_slot() {
+    model("reuse under a later chunk", Some(3), || {
+        let memory = with_paid_message();
+        memory.slots[0].close();
+        let other = Arc::clone(&memory);
+        let late = thread::spawn(move || other.table().decide(0, opening(1).session, &later_chunk(6, false)));
+        memory.table().free(0);
+        assert!(open(&memory, 2));
+        memory.slots[0].set_granted(2);
+        let (table, session) = (memory.table(), opening(2).session);
+        let first = table.decide(0, session, &message(2));
+        let late = late.join().expect("the worker ends");
+        assert!(
+            matches!(late, ChunkDecision::BeyondGrant | ChunkDecision::MessageStopped | ChunkDecision::Full),
+            "{late:?}"
+        );
+        assert!(matches!(first, ChunkDecision::Charged { amount: 1, .. }), "{first:?}");
+        let second = table.decide(0, session, &Chunk { start: 6, ..message(2) });
+        assert!(matches!(second, ChunkDecision::AlreadyPaid { .. }), "{second:?}");
+        assert_eq!(memory.slots[0].counters(), (2, 1));
+    });
+}
+
 #[test]
 fn free_message_at_two_workers_is_free_up_to_its_maximum_and_then_charged_once() {
     model("free message, two workers", None, || {
