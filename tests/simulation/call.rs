@@ -68,10 +68,38 @@ pub enum Content {
     Text,
     /// A file, which has its own price if the configuration says so.
     File,
+    /// A position: neither text nor a file.
+    Position,
     /// A composing indication.
     Composing,
     /// A delivery notification in a CPIM message.
     Delivery,
+}
+
+impl Content {
+    /// Returns the media type of a first chunk.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Content::Text => "text/plain",
+            Content::File => "image/jpeg",
+            Content::Position => "application/vnd.gsma.rcspushlocation+xml",
+            Content::Composing => "application/im-iscomposing+xml",
+            Content::Delivery => "message/cpim",
+        }
+    }
+
+    pub fn class(self) -> ContentClass {
+        match self {
+            Content::Text => ContentClass::Text,
+            Content::File => ContentClass::File,
+            Content::Position => ContentClass::Other,
+            Content::Composing | Content::Delivery => ContentClass::Notification,
+        }
+    }
+
+    pub fn is_notification(self) -> bool {
+        self.class() == ContentClass::Notification
+    }
 }
 
 /// Headers of a delivery notification in CPIM. A first chunk that is shorter does not show the type.
@@ -140,6 +168,8 @@ pub struct Call {
     pub names: Names,
     /// Whether other calls use the same Message-IDs.
     pub same_message_ids: bool,
+    /// Whether notifications are charged.
+    pub charges_notifications: bool,
     /// Connections of the server and of the client.
     pub connections: [u64; 2],
     /// SIP messages with the first offer and answer, and their form.
@@ -186,11 +216,17 @@ impl Call {
         if self.same_message_ids { format!("same.{message}") } else { format!("m{}.{message}", self.number) }
     }
 
-    /// Returns the content class of a message. Notifications that are charged have the price of text, whatever their class.
-    pub fn class_of(&self, id: &str) -> ContentClass {
-        let is_file =
-            |message: usize| self.messages[message].content == Content::File && self.message_id(message) == id;
-        if (0..self.messages.len()).any(is_file) { ContentClass::File } else { ContentClass::Text }
+    /// Returns the content of a message; text if none has this Message-ID.
+    pub fn content_of(&self, id: &str) -> Content {
+        let found = (0..self.messages.len()).find(|message| self.message_id(*message) == id);
+        found.map_or(Content::Text, |message| self.messages[message].content)
+    }
+
+    /// Whether the client refuses a chunk of this message.
+    pub fn is_refused(&self, id: &str) -> bool {
+        let refuses = |reaction| matches!(reaction, Reaction::Answer(400..=499) | Reaction::RefuseChunk(..));
+        (0..self.messages.len())
+            .any(|message| self.message_id(message) == id && refuses(self.messages[message].reaction))
     }
 
     pub fn session(&self) -> SessionKey {
@@ -264,12 +300,10 @@ impl Call {
             Part::Content { is_last: false, .. } => '+',
         };
         let octets = if flag == '#' { 0 } else { octets as usize };
-        let (content_type, head) = match self.messages[message].content {
-            Content::Text => ("text/plain", ""),
-            Content::File => ("image/jpeg", ""),
-            Content::Composing => ("application/im-iscomposing+xml", ""),
-            Content::Delivery if chunk == 0 => ("message/cpim", DELIVERY_HEAD),
-            Content::Delivery => ("message/cpim", ""),
+        let content = self.messages[message].content;
+        let (content_type, head) = match content {
+            Content::Delivery if chunk == 0 => (content.media_type(), DELIVERY_HEAD),
+            _ => (content.media_type(), ""),
         };
         let body: String = head.chars().chain(std::iter::repeat('x')).take(octets).collect();
         let (transaction, id) = (self.transaction(message, chunk, again), self.message_id(message));
@@ -292,7 +326,8 @@ impl Call {
         let Message { content, chunks, octets, .. } = self.messages[message];
         let is_readable = content != Content::Delivery || octets as usize >= DELIVERY_HEAD.len();
         match content {
-            Content::Text | Content::File => Charge::Due,
+            Content::Text | Content::File | Content::Position => Charge::Due,
+            _ if self.charges_notifications => Charge::Due,
             _ if is_readable && chunks == 1 && self.is_first(message, chunk) => Charge::Free,
             _ => Charge::Uncertain,
         }

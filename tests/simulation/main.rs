@@ -4,6 +4,7 @@
 //! for each seed: equal files of two builds mean equal behavior.
 
 mod call;
+mod chat;
 mod delivery;
 mod dialog;
 mod diameter_session;
@@ -40,7 +41,7 @@ pub enum Fault {
     LyingDisk,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 19] = [
     Fault::InjectedBug(InjectedBug::PublishedBeforeCommit),
     Fault::InjectedBug(InjectedBug::AskedBeforeSync),
     Fault::InjectedBug(InjectedBug::KeyWithoutMessageId),
@@ -56,6 +57,9 @@ const FAULTS: [Fault; 16] = [
     Fault::InjectedBug(InjectedBug::AnyAnswerBinds),
     Fault::InjectedBug(InjectedBug::FreeContentCharged),
     Fault::InjectedBug(InjectedBug::ReferenceIgnored),
+    Fault::InjectedBug(InjectedBug::EndOfCopyCounts),
+    Fault::InjectedBug(InjectedBug::CompanionOutlivesInvite),
+    Fault::InjectedBug(InjectedBug::OwnFailureBelieved),
     Fault::LyingDisk,
 ];
 
@@ -108,12 +112,14 @@ struct Summary {
 
 impl Summary {
     /// Whether no rule was violated and, after many runs, all situations have occurred: full rings and tables, a change of
-    /// peers, forged frames, stopped messages, restarted messages, and free ones.
+    /// peers, forged frames, stopped messages, restarted messages, and free ones; parties stopped alone, messages released by a failure, and such that had
+    /// to be paid for nevertheless.
     fn is_fine(&self) -> bool {
         let Tally { rings_full, tables_full, verdicts_late, moves, .. } = self.tally;
-        let Tally { forged, rests_stopped, restarted, free, .. } = self.tally;
+        let Tally { forged, rests_stopped, restarted, free, stopped_alone, released, contradicted, .. } = self.tally;
+        let ends = [stopped_alone, released, contradicted];
         let all = [rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, restarted, free];
-        let has_all = all.iter().all(|n| *n > 0);
+        let has_all = all.iter().chain(&ends).all(|n| *n > 0);
         self.violations == 0 && self.seeds > 0 && (has_all || self.seeds < SEEDS_FOR_ALL_SITUATIONS)
     }
 }
@@ -155,12 +161,15 @@ fn run_all(first: u64, seeds: u64, time: Duration) -> Summary {
     let summary = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     let each = |count: u64| count as f64 / started.elapsed().as_secs_f64();
     let Tally { events, crashes, faults, debits, rings_full, tables_full, verdicts_late, moves, .. } = summary.tally;
-    let Tally { forged, rests_stopped, restarted, free, pages, .. } = summary.tally;
+    let Tally { forged, rests_stopped, restarted, free, pages, chats, stopped_alone, released, contradicted, .. } =
+        summary.tally;
     println!(
         "per second: {:.0} events, {:.1} crashes, {:.1} faults, {:.0} debits; in total: refused {rings_full} times for a full \
          ring, {tables_full} times for a full table, {verdicts_late} times for late verdicts; {moves} sessions moved to \
          another peer; {forged} forged frames and {rests_stopped} chunks of stopped messages refused; {restarted} \
-         messages restarted after an abort; {free} chunks of notifications passed; {pages} SIP MESSAGEs",
+         messages restarted after an abort; {free} chunks of notifications passed; {pages} SIP \
+         MESSAGEs; {chats} chats, in {stopped_alone} one party was stopped alone; {released} messages released by a \
+         failure and {contradicted} debited after one",
         each(events),
         each(crashes),
         each(faults),

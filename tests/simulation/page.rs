@@ -18,7 +18,8 @@ pub struct Page {
     pub number: usize,
     /// Account of its sender.
     pub account: String,
-    /// Octets of its body, and number of copies.
+    /// Class and octets of its body, and number of copies.
+    pub class: ContentClass,
     pub octets: u64,
     pub copies: u32,
     /// How it ends once it is relayed; `None`: its end is never reported.
@@ -71,6 +72,6 @@ impl Page {
             offer: Body::default(),
             suspended: Suspended { index: self.number as u64, label: path, continuation: 0 },
         };
-        worker.reserve_page(&message, PageContent { class: ContentClass::Text, octets: self.octets }).is_ok()
+        worker.reserve_page(&message, PageContent { class: self.class, octets: self.octets }).is_ok()
     }
 }

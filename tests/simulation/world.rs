@@ -1,6 +1,7 @@
 //! One run of a seed: a proxy with its engine, its calls and its faults, on a simulated machine.
 
 mod accounts;
+mod chats;
 mod checks;
 mod dialogs;
 mod faults;
@@ -14,6 +15,7 @@ mod trace;
 
 use crate::Fault;
 use crate::call::{Abort, Call, Content, Layout, Message, Names, Reaction, Stage};
+use crate::chat::Chat;
 use crate::dialog::{Exchange, Leg, Writing};
 use crate::disk;
 use crate::network::Network;
@@ -78,6 +80,12 @@ pub struct Tally {
     pub free: u64,
     /// SIP MESSAGEs whose charge was checked.
     pub pages: u64,
+    /// Chats that were checked, and those in which one party alone was stopped for lack of credit.
+    pub chats: u64,
+    pub stopped_alone: u64,
+    /// Messages that a failure has released, and those that had to be paid for after a failure.
+    pub released: u64,
+    pub contradicted: u64,
     /// Hash of everything that happened: the same seed gives the same value.
     pub trace: u64,
 }
@@ -98,6 +106,10 @@ impl Tally {
         self.restarted += other.restarted;
         self.free += other.free;
         self.pages += other.pages;
+        self.chats += other.chats;
+        self.stopped_alone += other.stopped_alone;
+        self.released += other.released;
+        self.contradicted += other.contradicted;
     }
 
     fn note(&mut self, what: u64) {
@@ -158,6 +170,23 @@ enum Step {
     /// The final response to a MESSAGE; its transaction ends before its verdict.
     MessageEnds(usize),
     MessageTimesOut(usize),
+    /// A party invites to a chat; a copy of the INVITE arrives by another path; the end of that copy.
+    Chat(usize),
+    ChatCopy(usize),
+    ChatCopyEnds(usize, u16),
+    /// A target of the INVITE answers: chat and target.
+    ChatAnswers(usize, usize),
+    /// A SEND: chat, message, chunk, number of earlier copies.
+    ChatSends(usize, usize, u32, u32),
+    /// The response of the receiver, and its status.
+    ChatResponds(usize, usize, u32, u32, u16),
+    /// The sender refuses its own message over this connection.
+    ChatPoses(usize, usize, u32, u32, u64),
+    /// A party sends a message in the name of the other one.
+    ChatForges(usize),
+    ChatFails(usize, u16),
+    ChatLoses(usize),
+    ChatEnds(usize),
     /// The INVITE fails with this code.
     Refuse(usize, u16),
     Lose(usize),
@@ -219,6 +248,7 @@ pub struct World<'a> {
     life: u64,
     calls: Vec<Call>,
     pages: Vec<Page>,
+    chats: Vec<Chat>,
     /// MSRP connections that are closed, whether the host can tell, and the number of the next one.
     connections: Connections,
     queue: BinaryHeap<Reverse<(u64, u64, Step)>>,
@@ -332,6 +362,7 @@ impl<'a> World<'a> {
             life: 0,
             calls: Vec::new(),
             pages: Vec::new(),
+            chats: Vec::new(),
             connections: Connections { closed: BTreeSet::new(), reports_state, next: 2_000_000 },
             queue: BinaryHeap::new(),
             sequence: 0,
@@ -357,6 +388,7 @@ impl<'a> World<'a> {
         world.random_calls();
         world.plan_top_ups();
         world.random_pages();
+        world.random_chats();
         world
     }
 
@@ -374,6 +406,7 @@ impl<'a> World<'a> {
             _ => Names::Own,
         };
         let same_message_ids = is_hostile && self.random.bool();
+        let charges_notifications = self.config.free_content.is_empty();
         let mut is_predecessor = false;
         for number in 0..self.random.usize(3..14) {
             let forks = self.random.u8(0..8) == 0;
@@ -391,6 +424,7 @@ impl<'a> World<'a> {
                 messages,
                 names: if has_predecessor { Names::Predecessor } else { names },
                 same_message_ids,
+                charges_notifications,
                 connections: if shared { [1, 2] } else { own },
                 exchange,
                 writing,
@@ -469,12 +503,15 @@ impl<'a> World<'a> {
     fn random_message(&mut self, is_hostile: bool, forks: bool) -> Message {
         let random = &mut self.random;
         let by_kilobyte = setup::is_by_size(&self.config);
+        let charges_all = self.config.free_content.is_empty();
         let chunks = if random.bool() { 1 } else { random.u32(1..4) };
         Message {
             content: match random.u8(0..6) {
                 0 => Content::Composing,
+                1 if charges_all => Content::Composing,
                 1 => Content::Delivery,
                 2 => Content::File,
+                3 => Content::Position,
                 _ => Content::Text,
             },
             chunks,
@@ -626,6 +663,17 @@ impl<'a> World<'a> {
             Step::MessageCopyEnds(page) => self.message_copy_ends(page),
             Step::MessageEnds(page) => self.message_ends(page),
             Step::MessageTimesOut(page) => self.message_times_out(page),
+            Step::Chat(chat) => self.chat(chat),
+            Step::ChatCopy(chat) => self.chat_copy(chat),
+            Step::ChatCopyEnds(chat, code) => self.chat_copy_ends(chat, code),
+            Step::ChatAnswers(chat, leg) => self.chat_answers(chat, leg),
+            Step::ChatSends(chat, note, chunk, again) => self.chat_sends((chat, note, chunk, again)),
+            Step::ChatResponds(chat, note, chunk, again, code) => self.chat_responds((chat, note, chunk, again), code),
+            Step::ChatPoses(chat, note, chunk, again, over) => self.chat_poses((chat, note, chunk, again), over),
+            Step::ChatForges(chat) => self.chat_forges(chat),
+            Step::ChatFails(chat, code) => self.chat_fails(chat, code),
+            Step::ChatLoses(chat) => self.chat_loses(chat),
+            Step::ChatEnds(chat) => self.chat_ends(chat),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Rules that must hold during a run and at its end.
 
 use super::{PROCESSES, SECOND, Step, World};
-use crate::call::{Call, Content, Layout, MERGED, Message, Stage};
+use crate::call::{Call, Layout, MERGED, Message, Stage};
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::{Tariff, Unit};
@@ -34,7 +34,7 @@ impl World<'_> {
     }
 
     /// The same after its end.
-    fn longest_after_end(&self) -> u64 {
+    pub(super) fn longest_after_end(&self) -> u64 {
         let far = if !self.config.enabler.capabilities.keeps_accounts { REMOTE_SLACK } else { 0 };
         u64::from(self.config.policy.response_timeout) * SECOND + SLACK + far
     }
@@ -58,7 +58,8 @@ impl World<'_> {
         self.faultless_since = if is_well { self.faultless_since.or(Some(now)) } else { None };
         let (Some(since), Some(engine)) = (self.faultless_since, &self.engine) else { return };
         let unsettled = engine.unsettled();
-        let overdue = self.overdue_pages(&unsettled, since, now);
+        let mut overdue = self.overdue_pages(&unsettled, since, now);
+        overdue.extend(self.overdue_chats(&unsettled, since, now));
         let instance = Some(self.region().instance());
         for call in self.calls.iter().filter(|call| call.taken_by == instance && call.stage == Stage::Answered) {
             let has_ended = call.leg_ended_at.is_some_and(|at| LEG_ENDED.contains(&(now - at)) && since < at);
@@ -114,6 +115,7 @@ impl World<'_> {
             return Err(wrong.clone());
         }
         self.check_pages()?;
+        self.check_chats()?;
         self.check_messages()?;
         self.check_money()?;
         if let Some(wrong) = self.network.borrow().missing_effect() {
@@ -182,7 +184,12 @@ impl World<'_> {
                     return Err(format!("call {} message {id} was refunded without a reason", call.number));
                 }
                 let mut payable = delivery.payable();
-                if is_refused || is_given_back {
+                // Every answer may be lost, and then the time-out decides.
+                let cases = &self.config.policy.cases;
+                let is_refused_by_client = call.is_refused(id) || call.reported.contains(id);
+                let may_be_refused = cases.client_error == Settle::Release && is_refused_by_client;
+                let may_be_released = may_be_refused || cases.timeout == Settle::Release;
+                if is_refused || is_given_back || may_be_released {
                     payable.min = 0;
                 }
                 let tariff = self.tariff_of(call, id);
@@ -209,7 +216,7 @@ impl World<'_> {
     /// Returns the tariff that applied to a message of a call.
     fn tariff_of(&self, call: &Call, id: &str) -> Tariff {
         let pinned = call.taken_by.and_then(|instance| self.tariffs.get(&instance));
-        super::setup::tariff_of(pinned.unwrap_or(&self.config.tariffs), call.class_of(id))
+        super::setup::tariff_of(pinned.unwrap_or(&self.config.tariffs), call.content_of(id).class())
     }
 
     /// A debit on a response is for the complete message.
@@ -221,7 +228,7 @@ impl World<'_> {
                 let of = (call.call_id(), call.message_id(message));
                 let octets: u64 = ledger.query_row(sql, of, |row| row.get(0)).expect("a number");
                 let has_gap = call.delivered.get(&call.message_id(message)).is_some_and(|delivery| delivery.has_gap);
-                if matches!(content, Content::Text | Content::File)
+                if !content.is_notification()
                     && *layout == Layout::InOrder
                     && !has_gap
                     && octets > 0
@@ -247,10 +254,10 @@ impl World<'_> {
             let initial = created_with + self.topped_up(name);
             // An OCS that counts octets rounds nothing.
             let counted = match (is_distant, self.config.unit) {
-                (true, Unit::Octets) => "octets",
-                _ => "units",
+                (true, Unit::Octets) => "d.octets * max(s.recipients, 1)",
+                _ => "d.units",
             };
-            let debited = "FROM debits WHERE account=?1 AND refunded_at IS NULL";
+            let debited = "FROM debits d JOIN sessions s ON d.session=s.id WHERE d.account=?1 AND refunded_at IS NULL";
             let debited = number(&format!("SELECT coalesce(sum({counted}), 0) {debited}"), name);
             let (balance, held, taken, limit) = match is_distant {
                 true => {

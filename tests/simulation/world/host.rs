@@ -2,6 +2,7 @@
 
 use super::{Death, PROCESSES, RESUME_WORKERS, SECOND, Step, World, print_trace, setup};
 use crate::call::{Call, MERGED, Names, OTHER_PATH, Stage};
+use crate::chat;
 use crate::delivery::Place;
 use crate::disk;
 use crate::network::PEERS;
@@ -266,6 +267,10 @@ impl World<'_> {
         }
         for (suspended, result, is_merged) in verdicts {
             let number = suspended.index as usize;
+            if suspended.label >= chat::OWN_PATH {
+                self.on_chat_verdict(number, suspended.label, result, is_merged);
+                continue;
+            }
             if suspended.label >= page::OWN_PATH {
                 self.on_page_verdict(number, suspended.label, result);
                 continue;
@@ -294,6 +299,7 @@ impl World<'_> {
         self.within(10 * SECOND, Step::Operator);
         let unsettled = self.engine.as_ref().map(Engine::unsettled).unwrap_or_default();
         self.operate_pages(&unsettled);
+        self.operate_chats(&unsettled);
         let calls = self.calls.iter().filter(|call| unsettled.contains(&call.session()));
         for number in calls.map(|call| call.number).collect::<Vec<_>>() {
             let passed_over = self.calls[number].passed_over + 1;
@@ -336,6 +342,7 @@ impl World<'_> {
         self.region = None;
         self.network.borrow_mut().cut(&PEERS.map(|peer| peer.1));
         self.leave_pages();
+        self.leave_chats();
         for call in &mut self.calls {
             let begun = call.stage != Stage::Invited || call.verdicts > 0;
             let waits = call.names == Names::Predecessor
@@ -361,6 +368,7 @@ impl World<'_> {
             delivery.lose(is_read);
         }
         self.lose_pages();
+        self.lose_chats(is_read);
         region.remove_file();
     }
 

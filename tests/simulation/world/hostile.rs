@@ -3,7 +3,6 @@
 use super::{World, print_trace};
 use crate::call::{CLIENT, Names, SERVER, Stage};
 use crate::delivery::{Charge, Part};
-use imcharge::charge::content::ContentClass;
 use imcharge::worker::FrameDecision;
 
 impl World<'_> {
@@ -30,7 +29,10 @@ impl World<'_> {
         };
         let transaction = format!("f{}x{number}", self.random.u32(..));
         // Of the class of the message, which the first chunk decides.
-        let content_type = if call.class_of(&id) == ContentClass::File { "image/jpeg" } else { "text/plain" };
+        let content_type = match call.content_of(&id) {
+            content if content.is_notification() && !call.charges_notifications => "text/plain",
+            content => content.media_type(),
+        };
         let body = "x".repeat(octets);
         let bytes = call.frame_of_server(call.ends(0), &transaction, &id, "1-*/*", (content_type, &body), flag);
         // The connection of this dialog's server is known and open: no other one is accepted for it.

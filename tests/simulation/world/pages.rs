@@ -1,7 +1,7 @@
 //! SIP MESSAGEs: their parties, and the rules about them.
 
 use super::checks::price_of;
-use super::setup::tariff_of;
+use super::setup::page_tariff_of;
 use super::{Death, FAULT_PERIOD, PROCESSES, SECOND, Step, World};
 use crate::page::{OTHER_PATH, OWN_PATH, Page};
 use imcharge::charge::ch2::SessionKey;
@@ -31,6 +31,7 @@ impl World<'_> {
                 number,
                 account: random.choice(&self.balances).expect("there is one").0.clone(),
                 octets: random.choice([1, 100, 1024, 1025, 3000]).expect("there is one"),
+                class: random.choice(ContentClass::ALL).expect("there is one"),
                 copies: if random.u8(0..4) == 0 { random.u32(2..5) } else { 1 },
                 outcome,
                 is_relayed: false,
@@ -200,7 +201,7 @@ impl World<'_> {
             let (min, max) = page_debits(page, policy.message_timeout, policy.accepted, was_silent);
             let min = if is_refused { 0 } else { min };
             let tariffs = page.taken_by.and_then(|instance| self.tariffs.get(&instance));
-            let tariff = tariffs.map(|tariffs| tariff_of(tariffs, ContentClass::Text));
+            let tariff = tariffs.map(|tariffs| page_tariff_of(tariffs, page.class));
             let price = tariff.map_or(0, |tariff| price_of(tariff, page.octets) * u64::from(page.copies));
             if !(min..=max).contains(&count) || units != count * price {
                 return Err(format!(

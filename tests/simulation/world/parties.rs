@@ -174,11 +174,13 @@ impl World<'_> {
         let instance = self.region.as_ref().map_or(0, |region| region.instance());
         let place = (instance, process, self.region().event_ring(process).head());
         let call = &mut self.calls[number];
-        let is_by_size = super::setup::tariff_of(&self.config.tariffs, call.class_of(id)).kilobyte > 0;
+        let is_by_size = super::setup::tariff_of(&self.config.tariffs, call.content_of(id).class()).kilobyte > 0;
         let delivery = call.delivered.entry(id.into()).or_default();
         let restarts = is_first && (!is_by_size || !delivery.has_content());
-        // A refunded message is charged like a new one, from when the engine has read its REPORT.
-        let is_refunded = self.config.policy.cases.report == Settle::Release && call.reported.contains(id);
+        // A message that is not charged, or refunded, is charged like a new one when the engine has read why.
+        let cases = &self.config.policy.cases;
+        let is_refunded = cases.report == Settle::Release && call.reported.contains(id)
+            || [cases.client_error, cases.timeout].contains(&Settle::Release);
         let may_pass = restarts || is_refunded || delivery.is_given_up() || delivery.may_be_free();
         let must_stop = delivery.stopped_in == Some(instance) && !may_pass;
         match (passage, part) {
@@ -267,6 +269,7 @@ impl World<'_> {
     pub(super) fn handle_aborts(&mut self) {
         let aborted = std::mem::take(&mut self.network.borrow_mut().server_requests.aborted);
         let now = self.machine.clock.get();
+        self.abort_chats(&aborted);
         for call in self.calls.iter_mut().filter(|call| aborted.contains(&call.session())) {
             call.is_aborted = true;
             if call.stage != Stage::Over {

@@ -15,6 +15,16 @@ pub fn tariff_of(tariffs: &TariffTable, class: ContentClass) -> Tariff {
     tariffs.rows()[tariffs.choose("", PricedService::Session(Service::Retrieval), class)].tariff
 }
 
+/// Returns the tariff of a class for SIP MESSAGEs that their sender pays for.
+pub fn page_tariff_of(tariffs: &TariffTable, class: ContentClass) -> Tariff {
+    tariffs.rows()[tariffs.choose("", PricedService::Page(Service::Sending), class)].tariff
+}
+
+/// Returns the tariff of a class for content that its sender pays for.
+pub fn sending_tariff_of(tariffs: &TariffTable, class: ContentClass) -> Tariff {
+    tariffs.rows()[tariffs.choose("", PricedService::Session(Service::Sending), class)].tariff
+}
+
 /// Whether messages of any class are charged by size.
 pub fn is_by_size(config: &Config) -> bool {
     config.tariffs.rows().iter().any(|row| row.tariff.kilobyte > 0)
@@ -44,6 +54,9 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
         _ => None,
     };
     let of_file = of_file.filter(|_| random.bool()).map(|price| format!("{price};class=file"));
+    // With a price of their own, notifications are charged.
+    let charges_all = of_file.is_some() && random.bool();
+    let of_others = ["notification", "other"].map(|class| format!("{per}:{};class={class}", random.i64(1..=4)));
     let [response_timeout, hold_timeout, max_sessions] = [2..20, 20..90, 4..16].map(|of| random.u32(of).to_string());
     let mut set = vec![
         ("tariff", tariff.as_str()),
@@ -71,11 +84,25 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
         set.push(("low_balance", random.choice(["5", "30", "20%", "50%"]).unwrap_or("5")));
     }
     set.extend(of_file.as_deref().map(|tariff| ("tariff", tariff)));
+    if charges_all {
+        set.extend(of_others.iter().map(|tariff| ("tariff", tariff.as_str())));
+        set.push(("free_content", ""));
+    }
     let peers = PEERS.map(|(name, port)| format!("host={name};address=127.0.0.1:{port}"));
     if is_distant {
         set.extend(peers.iter().take(random.usize(1..=2)).map(|peer| ("peer", peer.as_str())));
     }
-    let policies = ["", "report=release", "message-timeout=release", "report=release;202=release"];
+    let policies = [
+        "",
+        "report=release",
+        "message-timeout=release",
+        "report=release;202=release",
+        "4xx=release;timeout=release",
+        "received.4xx=release",
+        "sent.timeout=release",
+        "sent.4xx=debit;sent.5xx=debit",
+        "sent.close=release;sent.abort=release",
+    ];
     set.push(("policy", random.choice(policies).expect("there is one")));
     if unit == "money" && is_distant {
         set.extend([("currency_code", "978"), ("currency_exponent", "0")]);
