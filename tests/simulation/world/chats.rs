@@ -253,11 +253,12 @@ impl World<'_> {
     }
 
     /// Rules for a frame that a party sends itself.
-    fn check_send(&mut self, (number, note, ..): FrameOf, decision: FrameDecision) {
+    fn check_send(&mut self, (number, note, chunk, _): FrameOf, decision: FrameDecision) {
         let instance = self.region.as_ref().map_or(0, |region| region.instance());
         let chat = &mut self.chats[number];
-        let Note { from, leg, content, .. } = chat.notes[note];
+        let Note { from, leg, content, chunks, .. } = chat.notes[note];
         let is_charged = chat.is_charged(from);
+        let may_pass = chunk >= chunks || content.is_notification();
         let is_live = chat.stage == Stage::Answered && chat.aborted_at == [None; 2];
         let is_simple = is_live && !chat.is_captured && !chat.has_moved;
         let wrong = match decision {
@@ -265,7 +266,7 @@ impl World<'_> {
             FrameDecision::NoSession if is_live => Some("is stopped for lack of a session"),
             FrameDecision::Forged if is_simple => Some("is refused as forged"),
             FrameDecision::BeyondGrant if is_simple && !is_charged => Some("is stopped, but is not charged"),
-            FrameDecision::Pass if is_charged && chat.aborted_at[from].is_some() && !content.is_notification() => {
+            FrameDecision::Pass if is_charged && chat.aborted_at[from].is_some() && !may_pass => {
                 Some("passes after an abort by the OCS")
             }
             _ => None,
