@@ -364,7 +364,7 @@ fn same_message_at_two_workers_is_charged_once() {
             (0..noted).for_each(|n| {
                 assert_eq!(
                     pass(&memory, n + 1),
-                    ChunkDecision::Charged { amount: 1, left: 0, class: ContentClass::Text }
+                    ChunkDecision::Charged { amount: 1, left: 0, class: ContentClass::Text, free_octets: 0 }
                 )
             });
             let mut passed = one_message_at_two_workers(&memory, 2);
@@ -631,7 +631,7 @@ fn reused_slot_keeps_nothing_of_the_previous_session() {
         assert_eq!(
             early,
             Some(if closed == 1 {
-                ChunkDecision::Charged { amount: 1, left: 0, class: ContentClass::Text }
+                ChunkDecision::Charged { amount: 1, left: 0, class: ContentClass::Text, free_octets: 0 }
             } else {
                 ChunkDecision::BeyondGrant
             })
