@@ -87,10 +87,10 @@ impl World<'_> {
         let rings = (0..PROCESSES).all(|process| region.event_ring(process).used() == 0);
         let waits =
             [Statistic::SessionsActive, Statistic::OutboxDepth, Statistic::OutboxOldestAge, Statistic::HoldsStuck];
-        let verdicts_taken = region.queue(Lane::Verdicts).used() == 0;
+        let notifications_taken = Lane::ALL.iter().all(|lane| region.queue(*lane).used() == 0);
         let quiet = waits.iter().all(|one| region.statistic(*one) == 0);
         rings
-            && verdicts_taken
+            && notifications_taken
             && quiet
             && self.engine.is_some()
             && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())
