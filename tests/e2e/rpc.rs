@@ -342,7 +342,7 @@ fn sessions_of_a_long_chat_are_read_page_by_page() {
     for (command, list, expected) in
         [("ladder", "lines", steps), ("explain", "steps", steps), ("session", "debits", 2000)]
     {
-        // One binary and one of JSON: all ways of JSON have the same pages.
+        // With Kamailio kamcmd and one way of JSON; all ways of JSON have the same pages.
         let [first, second] = [console.ways()[0], console.ways()[1]].map(|way| {
             let (rows, pages) = walk_call(&console, way, command, &call_id, list);
             assert_eq!(rows.len(), expected, "{way:?} {command}");
