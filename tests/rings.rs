@@ -247,17 +247,15 @@ fn merged_invite_is_reported_and_its_failure_ends_nothing() {
     with_engine(&region, || assert_eq!(reasons(&region, 1), [(1, Outcome::Failed, "merged".into())]));
 }
 
-#[test]
-fn chat_of_two_unknown_parties_gets_one_verdict() {
-    let state = tempfile::tempdir().expect("a folder");
-    let region = region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
+/// Sends the INVITE of a chat in which both parties pay for what they send.
+fn invite_to_chat(worker: &mut Worker, parties: [&[u8]; 2], offer: &str) {
+    let [inviting, called] = parties;
     let chat = Invite {
         key: InviteKey { call_id: b"chat", from_tag: b"f", cseq: 1 },
-        asserted: [b"", b""],
+        asserted: [inviting, b""],
         from: b"",
         called_party: b"",
-        request_uri: b"",
+        request_uri: called,
         subscriber: b"",
         direction: None,
         charging_vector: b"",
@@ -265,15 +263,68 @@ fn chat_of_two_unknown_parties_gets_one_verdict() {
         content: ChargedContent::Both,
         recipients: 0,
         tariff: b"",
-        offer: Body::default(),
+        offer: sdp(offer),
         suspended: Suspended { index: 1, ..Suspended::default() },
     };
     worker.reserve(&chat).expect("room");
+}
+
+fn sdp(text: &str) -> Body<'_> {
+    Body { content_type: b"application/sdp", bytes: text.as_bytes() }
+}
+
+#[test]
+fn chat_of_two_unknown_parties_gets_one_verdict() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
+    invite_to_chat(&mut worker, [b"", b""], "");
     let next = Suspended { index: 2, ..Suspended::default() };
     invite_in(&mut worker, "next", next).expect("room");
     with_engine(&region, || {
         let verdicts: Vec<_> = reasons(&region, 2).into_iter().map(|(index, result, _)| (index, result)).collect();
         assert_eq!(verdicts, [(1, Outcome::Failed), (2, Outcome::Granted)]);
+    });
+}
+
+#[test]
+fn message_in_the_name_of_the_other_party_is_refused_before_that_party_has_sent() {
+    const PATHS: [&str; 2] = ["msrp://10.0.4.1:9/alice;tcp", "msrp://10.0.4.2:9/bob;tcp"];
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
+    let [offer, answer] = PATHS.map(|path| format!("v=0\r\nm=message 7777 TCP/MSRP *\r\na=path:{path}\r\n"));
+    let send = |worker: &mut Worker, from: usize, id: &str, connection: u64| {
+        let [own, other] = [PATHS[from], PATHS[1 - from]];
+        let frame = format!(
+            "MSRP {id} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {other}\r\nFrom-Path: {own}\r\n\
+             Message-ID: {id}\r\nByte-Range: 1-2/2\r\nContent-Type: text/plain\r\n\r\nhi\r\n-------{id}$\r\n"
+        );
+        worker.frame(&Frame::of_connection(frame.as_bytes(), connection))
+    };
+    with_engine(&region, || {
+        invite_to_chat(&mut worker, [b"<sip:alice@example.org>", b"sip:bob@example.org"], &offer);
+        assert_eq!(reasons(&region, 1), [(1, Outcome::Granted, String::new())]);
+        let dialog = |to_tag| Dialog { call_id: b"chat", from_tag: b"f", to_tag };
+        let uri = b"sip:bob@example.org";
+        let (method, cseq, source) = (Method::Invite, 1, None);
+        let invite =
+            Request { method, dialog: dialog(b""), cseq, uri, contact: b"<sip:a@10.0.0.1>", body: sdp(&offer), source };
+        let reply = Reply {
+            code: 200,
+            method,
+            dialog: dialog(b"t"),
+            cseq,
+            is_reliable: false,
+            contact: b"<sip:b@10.0.0.2>",
+            body: sdp(&answer),
+            source,
+        };
+        assert!(worker.replied(&reply, Some(&invite)));
+        assert_eq!(send(&mut worker, 0, "of-alice", 7), FrameDecision::Pass);
+        assert_eq!(send(&mut worker, 1, "posing", 7), FrameDecision::Forged);
+        assert_eq!(send(&mut worker, 1, "of-bob", 8), FrameDecision::Pass);
+        assert_eq!(send(&mut worker, 0, "posing-too", 8), FrameDecision::Forged);
     });
 }
 
