@@ -4,9 +4,6 @@ use imcharge::charge::ch2::{Denial, Grant, Operation, Request, Reservation, Resp
 use imcharge::charge::tariff::Quota;
 use std::collections::BTreeMap;
 
-/// Price of a message, in units of the account.
-pub const PRICE: u32 = 5;
-
 /// Model of an enabler with one account. It keeps all answers by request number.
 pub struct Enabler {
     pub balance: i64,
@@ -20,13 +17,15 @@ pub struct Enabler {
     pub late: BTreeMap<u32, u32>,
     /// A debit exceeded its reservation or had none, so the balance may be negative.
     pub uncovered: bool,
+    /// Units of the account for each unit of the quota.
+    price: u32,
     /// It grants in part. Otherwise it ends a reservation whose UPDATE it refuses.
     in_part: bool,
 }
 
 impl Enabler {
-    /// An account with this balance. `in_part`: the enabler grants in part.
-    pub fn new(balance: i64, in_part: bool) -> Enabler {
+    /// An account with this balance. `price`: of a unit of the quota. `in_part`: the enabler grants in part.
+    pub fn new(balance: i64, price: u32, in_part: bool) -> Enabler {
         Enabler {
             balance,
             held: BTreeMap::new(),
@@ -36,6 +35,7 @@ impl Enabler {
             released: BTreeMap::new(),
             late: BTreeMap::new(),
             uncovered: false,
+            price,
             in_part,
         }
     }
@@ -68,7 +68,7 @@ impl Enabler {
 
     /// Reserves a quota; a quota of 0 renews the reservation unchanged.
     fn reserve(&mut self, opened_by: u32, quota: Quota) -> Response {
-        let granted = (self.balance / i64::from(PRICE)).clamp(0, quota.0.into());
+        let granted = (self.balance / i64::from(self.price)).clamp(0, quota.0.into());
         let is_enough = granted == i64::from(quota.0) || (self.in_part && granted > 0);
         let Some(more) = u32::try_from(granted).ok().filter(|_| is_enough) else {
             assert!(
@@ -80,8 +80,8 @@ impl Enabler {
         let is_late = self.late.contains_key(&opened_by);
         assert!(is_late || !self.released.contains_key(&opened_by), "a released reservation is not reopened");
         assert!(quota.0 > 0 || self.held.contains_key(&opened_by), "only open reservations are renewed");
-        self.balance -= granted * i64::from(PRICE);
-        *self.held.entry(opened_by).or_default() += granted * i64::from(PRICE);
+        self.balance -= granted * i64::from(self.price);
+        *self.held.entry(opened_by).or_default() += granted * i64::from(self.price);
         let (server_binding, balance) = (Some(format!("server of {opened_by}").into()), Some(self.balance));
         Response::Granted(Grant { quota: Quota(more), server_binding, balance, ..Grant::default() })
     }

@@ -1,7 +1,7 @@
 //! The session with any order of events, answers and failures; see [`World`] for the invariants.
 
 use super::Choices;
-use super::session_world::{Act, LEGS, Part, Sip, World};
+use super::session_world::{Act, Kind, LEGS, Part, Sip, World};
 use imcharge::charge::policy::{Cases, DebitOn, OnFailure, Policy, Resend, Settle};
 use imcharge::charge::service::Service;
 
@@ -16,8 +16,14 @@ pub fn check(bytes: &[u8]) {
     let policy = policy(choices.octet());
     let octet = choices.octet();
     let in_part = octet.is_multiple_of(2);
-    let service = if octet & 16 == 0 { Service::Retrieval } else { Service::Sending };
-    let mut world = World::new(messages, balance, in_part, policy, service);
+    let kind = Kind {
+        service: if octet & 16 == 0 { Service::Retrieval } else { Service::Sending },
+        has_classes: octet & 32 != 0,
+        is_paired: octet & 16 != 0 && octet & 64 != 0,
+        is_called: octet & 8 != 0,
+        recipients: if octet & 128 == 0 { 0 } else { 3 },
+    };
+    let mut world = World::new(messages, balance, in_part, policy, kind);
     for _ in 0..ACTS_MAX {
         if choices.is_done() {
             break;
@@ -33,13 +39,23 @@ fn policy(bits: u8) -> Policy {
     let settle = |bit: u8| if bits & bit == 0 { Settle::Debit } else { Settle::Release };
     Policy {
         cases: Cases {
+            client_error: settle(128),
             server_error: settle(1),
+            timeout: settle(128),
             close: settle(2),
             abort: settle(4),
             report: settle(32),
             ..Cases::RECEIVED
         },
-        sent: Cases { client_error: settle(1), timeout: settle(2), abort: settle(4), ..Cases::SENT },
+        sent: Cases {
+            client_error: settle(1),
+            server_error: settle(8),
+            timeout: settle(2),
+            close: settle(128),
+            abort: settle(4),
+            report: settle(32),
+            ..Cases::SENT
+        },
         debit_on: if bits & 8 == 0 { DebitOn::Response } else { DebitOn::Report },
         on_failure: if bits & 16 == 0 { OnFailure::Deny } else { OnFailure::Grant },
         resend: if bits & 64 == 0 { Resend::Again } else { Resend::Hold },

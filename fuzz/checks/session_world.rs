@@ -1,7 +1,7 @@
 //! Invariants of every conversation, checked with models of workers, gate, rings and enabler: events are read in any order
 //! and more than once, answers arrive at any time, and anything may fail.
 
-use super::session_enabler::{Enabler, PRICE, opened_by};
+use super::session_enabler::{Enabler, opened_by};
 use imcharge::charge::ch2::{Failure, Operation, Request, Response, SessionKey};
 use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::{Direction, Event, FailureReport, Flag, OfferedFiles, Reserve, Sent, Stop, Suspended};
@@ -91,6 +91,35 @@ pub enum Sip {
 /// Dialogs of one INVITE.
 pub const LEGS: u64 = 3;
 
+/// Price of a message, in units of the account; of one of each class if they differ.
+const PRICE: u32 = 5;
+const PRICES: [u32; 4] = [PRICE, 9, 1, 3];
+
+/// What a session is.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    pub service: Service,
+    /// Whether the classes have different prices.
+    pub has_classes: bool,
+    /// Whether the INVITE opens another session for the called party, and whether this is that one.
+    pub is_paired: bool,
+    pub is_called: bool,
+    pub recipients: u32,
+}
+
+impl Kind {
+    fn prices(self) -> PriceList {
+        let price = |message| Tariff { message, kilobyte: 0 };
+        let tariffs = if self.has_classes { PRICES.map(price) } else { [price(PRICE); 4] };
+        PriceList::new(tariffs, self.recipients)
+    }
+}
+
+/// Returns the class of a message.
+fn class_of(message: u8) -> ContentClass {
+    ContentClass::ALL[usize::from(message) % 4]
+}
+
 /// Expected server bindings of requests.
 #[derive(Default)]
 struct Bindings {
@@ -137,6 +166,7 @@ pub struct World {
     parts: BTreeMap<u32, Vec<u8>>,
     now: Time,
     policy: Policy,
+    prices: PriceList,
     /// Whether the sender pays. Then a message that is debited after its release, or whose id is used again, is debited more
     /// often than once, and without a reservation.
     is_paid_by_sender: bool,
@@ -153,7 +183,7 @@ pub struct World {
     passed: BTreeSet<u8>,
     aborted: BTreeSet<u8>,
     debited: BTreeMap<String, u32>,
-    /// Sum of the debits.
+    /// Sum of the debits, less that of the refunds.
     units: i64,
     free: BTreeMap<String, u32>,
     refunded: BTreeMap<String, u32>,
@@ -166,16 +196,16 @@ pub struct World {
 
 impl World {
     /// Opens a session for this many messages. `in_part`: the enabler grants in part.
-    pub fn new(messages: u32, balance: i64, in_part: bool, policy: Policy, service: Service) -> World {
+    pub fn new(messages: u32, balance: i64, in_part: bool, policy: Policy, kind: Kind) -> World {
         let reserve = Reserve {
             call_id: "c1",
             account: "sip:alice@example.org",
             other: "",
             icid: "",
             direction: Direction::Pull,
-            service,
-            recipients: 0,
-            called: None,
+            service: kind.service,
+            recipients: kind.recipients,
+            called: kind.is_paired.then_some("sip:bob@example.org"),
             tariff: "",
             files: OfferedFiles::default(),
             messages,
@@ -183,17 +213,18 @@ impl World {
             suspended: Suspended::default(),
             inviting_tag: 0,
         };
-        let prices = PriceList::from(Tariff { message: PRICE, kilobyte: 0 });
-        let now = Time(1_000_000_000);
-        let session = Session::open(SessionKey(1, 2), &reserve, prices, policy, 0, now);
+        let called = reserve.of_called_party().filter(|_| kind.is_called);
+        let (prices, now) = (kind.prices(), Time(1_000_000_000));
+        let session = Session::open(SessionKey(1, 2), called.as_ref().unwrap_or(&reserve), prices, policy, 0, now);
         let mut world = World {
             stored: session.clone(),
             parts: BTreeMap::new(),
             session,
             now,
             policy,
-            is_paid_by_sender: service.is_paid_by_sender(),
-            enabler: Enabler::new(balance, in_part),
+            prices,
+            is_paid_by_sender: kind.service.is_paid_by_sender(),
+            enabler: Enabler::new(balance, prices.measure().price, in_part),
             gate: Gate::default(),
             rings: Vec::new(),
             pending: None,
@@ -267,12 +298,19 @@ impl World {
                 self.session.on_gate_closed(taken, now);
                 self.stored.on_gate_closed(taken, now);
             }
-            Output::Debited { message_id, units, .. } => {
+            Output::Debited { message_id, units, class, .. } => {
+                check_class(&message_id, class);
                 self.units += units.0 as i64;
                 *self.debited.entry(message_id.into()).or_default() += 1;
             }
-            Output::NotDebited { message_id, .. } => *self.free.entry(message_id.into()).or_default() += 1,
-            Output::Refunded { message_id, .. } => *self.refunded.entry(message_id.into()).or_default() += 1,
+            Output::NotDebited { message_id, class, .. } => {
+                check_class(&message_id, class);
+                *self.free.entry(message_id.into()).or_default() += 1;
+            }
+            Output::Refunded { message_id, units, .. } => {
+                self.units -= units.0 as i64;
+                *self.refunded.entry(message_id.into()).or_default() += 1;
+            }
             Output::RefundDenied { .. } | Output::DebitDenied { .. } => {
                 panic!("the enabler refuses no debit or refund")
             }
@@ -336,15 +374,15 @@ impl World {
     fn pass(&mut self, message: u8, part: Part, transaction: u8) {
         let content = matches!(part, Part::Whole | Part::First | Part::Second);
         let known = self.gate.known.contains(&message);
-        let mut taken = 0;
-        if content && (self.gate.closed || (!known && self.gate.taken >= self.gate.granted)) {
+        let (mut taken, weight) = (0, self.prices.weight(class_of(message)).message);
+        if content && (self.gate.closed || (!known && self.gate.taken + weight > self.gate.granted)) {
             self.rings.push((self.now, Ring::Stopped));
             return;
         }
         if content {
             if !known {
-                taken = 1;
-                self.gate.taken += 1;
+                taken = weight;
+                self.gate.taken += weight;
                 self.gate.known.insert(message);
             }
             self.passed.insert(message);
@@ -375,7 +413,7 @@ impl World {
         match entry {
             Ring::Sent { message, part, transaction, taken, connection } => {
                 let message_id = id(message);
-                let sent = sent(&message_id, part, transaction, taken, connection);
+                let sent = Sent { class: class_of(message), ..sent(&message_id, part, transaction, taken, connection) };
                 self.call(|session| session.on_event(&Event::Sent(sent.clone()), at));
             }
             Ring::Stopped => {
@@ -514,9 +552,7 @@ impl World {
     pub fn check(&self) {
         assert_eq!((self.verdicts, self.closed, self.forgotten), (1, 1, 1), "one verdict, one Closed and one Forget");
         assert_eq!(self.enabler.held.values().sum::<i64>(), 0, "nothing is reserved");
-        let refunds: u32 = self.refunded.values().sum();
-        let reported = self.units - i64::from(refunds) * i64::from(PRICE);
-        assert_eq!(self.enabler.debited, reported, "the session reports what the enabler debited");
+        assert_eq!(self.enabler.debited, self.units, "the session reports what the enabler debited");
         let may_exceed = self.enabler.uncovered || self.is_paid_by_sender;
         assert!(may_exceed || self.enabler.balance >= 0, "grants are covered by the account");
         for message in 0..6 {
@@ -536,17 +572,22 @@ impl World {
         if self.is_paid_by_sender {
             return;
         }
-        let Cases { server_error, close, abort, report, .. } = self.policy.cases;
+        let Cases { client_error, server_error, timeout, close, abort, report, .. } = self.policy.cases;
         let reported = report == Settle::Release && self.reported.contains(&message);
         let refunded = self.refunded.get(&id).copied().unwrap_or(0);
         assert!(debited <= 1 + refunded, "{id} is debited once more only after a refund");
         assert!(refunded <= debited && (reported || refunded == 0), "{id} is refunded only after a failure REPORT");
         let may_be_free = reported
-            || server_error == Settle::Release
-            || close == Settle::Release
+            || [client_error, server_error, timeout, close].contains(&Settle::Release)
             || (abort == Settle::Release && self.aborted.contains(&message));
         assert!(free == 0 || may_be_free, "{id} is not charged only by policy");
     }
+}
+
+/// A message keeps its class.
+fn check_class(message_id: &str, class: ContentClass) {
+    let number = message_id.strip_prefix("message-").and_then(|number| number.parse().ok());
+    assert_eq!(class, class_of(number.expect("a Message-ID of the test")), "{message_id} keeps its class");
 }
 
 fn sent(message_id: &str, part: Part, transaction: u8, taken: u32, connection: u64) -> Sent<'_> {

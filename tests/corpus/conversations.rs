@@ -1,6 +1,6 @@
 //! Random conversations, checked with the model of the fuzz target `session_events`.
 
-use crate::checks::session_world::{Act, LEGS, Part, Sip, World};
+use crate::checks::session_world::{Act, Kind, LEGS, Part, Sip, World};
 use imcharge::charge::policy::{Cases, DebitOn, OnFailure, Policy, Resend, Settle};
 use imcharge::charge::service::Service;
 use proptest::prelude::*;
@@ -41,18 +41,34 @@ fn act() -> impl Strategy<Value = Act> {
 
 fn policies() -> impl Strategy<Value = Policy> {
     let settle = || prop_oneof![Just(Settle::Debit), Just(Settle::Release)];
+    let cases = || (settle(), settle(), settle(), settle(), settle(), settle());
     let debit_on = prop_oneof![Just(DebitOn::Response), Just(DebitOn::Report)];
     let on_failure = prop_oneof![Just(OnFailure::Deny), Just(OnFailure::Grant)];
     let resend = prop_oneof![Just(Resend::Again), Just(Resend::Hold)];
-    (settle(), settle(), settle(), settle(), debit_on, on_failure, resend).prop_map(
-        |(server_error, close, abort, report, debit_on, on_failure, resend)| Policy {
-            cases: Cases { server_error, close, abort, report, ..Cases::RECEIVED },
-            debit_on,
-            on_failure,
-            resend,
-            ..Policy::default()
-        },
-    )
+    (cases(), cases(), debit_on, on_failure, resend).prop_map(|(received, sent, debit_on, on_failure, resend)| Policy {
+        cases: with(Cases::RECEIVED, received),
+        sent: with(Cases::SENT, sent),
+        debit_on,
+        on_failure,
+        resend,
+        ..Policy::default()
+    })
+}
+
+fn with(cases: Cases, settled: (Settle, Settle, Settle, Settle, Settle, Settle)) -> Cases {
+    let (client_error, server_error, timeout, close, abort, report) = settled;
+    Cases { client_error, server_error, timeout, close, abort, report, ..cases }
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    let recipients = prop_oneof![2 => Just(0), 1 => 1..4_u32];
+    (any::<[bool; 4]>(), recipients).prop_map(|([is_sending, has_classes, is_paired, is_called], recipients)| Kind {
+        service: if is_sending { Service::Sending } else { Service::Retrieval },
+        has_classes,
+        is_paired: is_sending && is_paired,
+        is_called: is_sending && is_paired && is_called,
+        recipients,
+    })
 }
 
 proptest! {
@@ -64,11 +80,10 @@ proptest! {
         balance in 0..60_i64,
         in_part in any::<bool>(),
         policy in policies(),
-        is_sending in any::<bool>(),
+        kind in kinds(),
         acts in prop::collection::vec(act(), 0..120),
     ) {
-        let service = if is_sending { Service::Sending } else { Service::Retrieval };
-        let mut world = World::new(messages, balance, in_part, policy, service);
+        let mut world = World::new(messages, balance, in_part, policy, kind);
         for act in acts {
             world.act(act);
         }
