@@ -1,6 +1,7 @@
 //! One retrieval: what its parties do, and its expected result.
 
-use crate::delivery::{Charge, Delivery, Part};
+use crate::chat::MARGIN;
+use crate::delivery::{Charge, Delivery, Part, Place};
 use crate::dialog::{Exchange, Leg, Side, Writing};
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::content::ContentClass;
@@ -185,6 +186,8 @@ pub struct Call {
     pub verdicts: u32,
     /// Content of each message that has passed the gate, by Message-ID.
     pub delivered: BTreeMap<String, Delivery>,
+    /// When a success for each message was first accepted, and its record.
+    pub confirmed: BTreeMap<String, (u64, Place)>,
     /// Messages for which the client has reported a failure.
     pub reported: BTreeSet<String>,
     /// Instance of the host that has seen a frame of the server, and its connection, for each dialog.
@@ -227,6 +230,16 @@ impl Call {
         let refuses = |reaction| matches!(reaction, Reaction::Answer(400..=499) | Reaction::RefuseChunk(..));
         (0..self.messages.len())
             .any(|message| self.message_id(message) == id && refuses(self.messages[message].reaction))
+    }
+
+    /// Whether a message has passed and was confirmed within `timeout` microseconds, and nothing may have ended the session
+    /// before: no time-out and no error releases it.
+    pub fn is_confirmed(&self, id: &str, timeout: u64) -> bool {
+        let sent = self.delivered.get(id).and_then(Delivery::passed_whole_at);
+        let in_time = |(sent, (at, _)): (u64, &(u64, Place))| {
+            at + MARGIN < sent + timeout && self.ended_at.is_none_or(|ended| at + 3 * MARGIN < ended)
+        };
+        !self.is_hostile && sent.zip(self.confirmed.get(id)).is_some_and(in_time)
     }
 
     pub fn session(&self) -> SessionKey {
@@ -376,14 +389,19 @@ impl Call {
         frame_between([from, "msrp://10.0.3.2:9/U2;tcp".into()], transaction, "astray")
     }
 
+    /// Returns the status of the client's response to a chunk.
+    pub fn reaction_to(&self, message: usize, chunk: u32) -> Option<u16> {
+        match self.messages[message].reaction {
+            Reaction::Answer(code) => Some(code),
+            Reaction::RefuseChunk(refused, code) if refused == chunk => Some(code),
+            Reaction::RefuseChunk(..) => Some(200),
+            Reaction::Silence => None,
+        }
+    }
+
     /// Returns the client's response to a chunk.
     pub fn respond(&self, message: usize, chunk: u32, again: u32) -> Option<String> {
-        let code = match self.messages[message].reaction {
-            Reaction::Answer(code) => code,
-            Reaction::RefuseChunk(refused, code) if refused == chunk => code,
-            Reaction::RefuseChunk(..) => 200,
-            Reaction::Silence => return None,
-        };
+        let code = self.reaction_to(message, chunk)?;
         let transaction = self.transaction(message, chunk, again);
         Some(format!(
             "MSRP {transaction} {code} -\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp\r\nFrom-Path: {}\r\n-------{transaction}$\r\n",

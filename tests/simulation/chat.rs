@@ -16,7 +16,7 @@ pub const OWN_PATH: u64 = 20;
 pub const OTHER_PATH: u64 = 21;
 
 /// Margin of times that the engine compares with its own clock, in microseconds.
-const MARGIN: u64 = 1_000_000;
+pub const MARGIN: u64 = 1_000_000;
 
 /// How a receiver answers a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -94,6 +94,16 @@ impl Delivery {
         !self.frames.iter().all(is_due)
     }
 
+    /// Returns when it has passed, if that was in one charged chunk of which the engine learns.
+    pub fn passed_whole_at(&self) -> Option<u64> {
+        match &*self.frames {
+            [Frame { at, part: Part::Content { is_last: true, charge: Charge::Due, .. }, event: EventFate::At(_) }] => {
+                Some(*at)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the server has aborted it, and nothing has passed since.
     pub fn is_given_up(&self) -> bool {
         self.frames.last().is_some_and(|frame| frame.part == Part::Abort)

@@ -434,6 +434,7 @@ impl<'a> World<'a> {
                 stage: Stage::Invited,
                 verdicts: 0,
                 delivered: BTreeMap::new(),
+                confirmed: BTreeMap::new(),
                 reported: BTreeSet::new(),
                 server_known: [None; 2],
                 is_captured: false,

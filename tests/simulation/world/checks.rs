@@ -184,11 +184,13 @@ impl World<'_> {
                     return Err(format!("call {} message {id} was refunded without a reason", call.number));
                 }
                 let mut payable = delivery.payable();
-                // Every answer may be lost, and then the time-out decides.
+                // Every answer may be lost, and then the time-out decides; but not after a success in time.
                 let cases = &self.config.policy.cases;
                 let is_refused_by_client = call.is_refused(id) || call.reported.contains(id);
                 let may_be_refused = cases.client_error == Settle::Release && is_refused_by_client;
-                let may_be_released = may_be_refused || cases.timeout == Settle::Release;
+                let response_timeout = u64::from(self.config.policy.response_timeout) * SECOND;
+                let is_confirmed = !self.is_short && call.is_confirmed(id, response_timeout);
+                let may_be_released = may_be_refused || cases.timeout == Settle::Release && !is_confirmed;
                 if is_refused || is_given_back || may_be_released {
                     payable.min = 0;
                 }

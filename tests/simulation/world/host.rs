@@ -367,6 +367,7 @@ impl World<'_> {
         for delivery in self.calls.iter_mut().flat_map(|call| call.delivered.values_mut()) {
             delivery.lose(is_read);
         }
+        self.calls.iter_mut().for_each(|call| call.confirmed.retain(|_, (_, place)| is_read(place)));
         self.lose_pages();
         self.lose_chats(is_read);
         region.remove_file();

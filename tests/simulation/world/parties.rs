@@ -237,7 +237,15 @@ impl World<'_> {
         if call.stage == Stage::Answered
             && let Some(bytes) = call.respond(message, chunk, again)
         {
-            self.receive_from_client(number, &bytes);
+            let code = call.reaction_to(message, chunk);
+            let given = self.receive_from_client(number, &bytes);
+            let now = self.machine.clock.get();
+            let is_recorded = self.calls[number].moved_at == now;
+            if let Some((process, FrameDecision::Pass)) = given.filter(|_| code == Some(200) && is_recorded) {
+                let place = (self.region().instance(), process, self.region().event_ring(process).head());
+                let call = &mut self.calls[number];
+                call.confirmed.entry(call.message_id(message)).or_insert((now, place));
+            }
         }
     }
 
@@ -256,12 +264,13 @@ impl World<'_> {
         }
     }
 
-    fn receive_from_client(&mut self, number: usize, bytes: &str) {
+    fn receive_from_client(&mut self, number: usize, bytes: &str) -> Option<(usize, FrameDecision)> {
         let connection = self.calls[number].connections[1];
         let given = self.frame(number, bytes, (connection, CLIENT), None);
         if given.is_some_and(|(_, passage)| passage == FrameDecision::Forged) && !self.calls[number].is_captured {
             self.violations.push(format!("call {number}: a frame of the client is refused as forged: {bytes}"));
         }
+        given
     }
 
     /// Sessions that the OCS has ended with the proxy's consent: nothing new may pass from now on, and they are settled as
