@@ -511,6 +511,30 @@ fn message_stopped_under_its_last_chunk_stays_stopped() {
 }
 
 #[test]
+fn late_chunk_changes_no_message_of_the_next_session_of_a_slot() {
+    model("reuse under a later chunk", Some(3), || {
+        let memory = with_paid_message();
+        memory.slots[0].close();
+        let other = Arc::clone(&memory);
+        let late = thread::spawn(move || other.table().decide(0, opening(1).session, &later_chunk(6, false)));
+        memory.table().free(0);
+        assert!(open(&memory, 2));
+        memory.slots[0].set_granted(2);
+        let (table, session) = (memory.table(), opening(2).session);
+        let first = table.decide(0, session, &message(2));
+        let late = late.join().expect("the worker ends");
+        assert!(
+            matches!(late, ChunkDecision::BeyondGrant | ChunkDecision::MessageStopped | ChunkDecision::Full),
+            "{late:?}"
+        );
+        assert!(matches!(first, ChunkDecision::Charged { amount: 1, .. }), "{first:?}");
+        let second = table.decide(0, session, &Chunk { start: 6, ..message(2) });
+        assert!(matches!(second, ChunkDecision::AlreadyPaid { .. }), "{second:?}");
+        assert_eq!(memory.slots[0].counters(), (2, 1));
+    });
+}
+
+#[test]
 fn free_message_at_two_workers_is_free_up_to_its_maximum_and_then_charged_once() {
     model("free message, two workers", None, || {
         let memory = opened(1);

@@ -126,7 +126,10 @@ impl Slot {
     }
 
     pub(crate) fn forget_notes(&self) {
-        self.notes.iter().for_each(|place| place.store(0, Ordering::Release));
+        for place in &self.notes {
+            // Not a store: loom does not order one against a compare_exchange of a late frame.
+            place.swap(0, Ordering::AcqRel);
+        }
     }
 
     /// Returns which side has the messages.
