@@ -445,7 +445,7 @@ fn stopped_message_stays_stopped_at_all_workers() {
             if first == ChunkDecision::BeyondGrant {
                 ChunkDecision::MessageStopped
             } else {
-                ChunkDecision::AlreadyPaid { class: ContentClass::Text }
+                ChunkDecision::AlreadyPaid { class: ContentClass::Text, free_octets: 0 }
             },
             "{first:?}"
         );
@@ -550,7 +550,10 @@ fn free_message_at_two_workers_is_free_up_to_its_maximum_and_then_charged_once()
         assert_eq!(passed.iter().filter(|pass| **pass == ChunkDecision::Free).count(), 1, "{passed:?}");
         assert_eq!((taken(&passed), memory.slots[0].counters().1), (1, 1), "{passed:?}");
         // It is charged, and stays so.
-        assert_eq!(decide(&memory, &chunk(11)), ChunkDecision::AlreadyPaid { class: ContentClass::Text });
+        assert_eq!(
+            decide(&memory, &chunk(11)),
+            ChunkDecision::AlreadyPaid { class: ContentClass::Text, free_octets: 0 }
+        );
         memory.table().free(0);
         assert!(memory.is_empty(), "something is left");
     });

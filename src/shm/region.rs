@@ -257,6 +257,11 @@ impl Region {
         Tariff { message: (word >> 32) as u32, kilobyte: word as u32 }
     }
 
+    /// Whether size has a price in any tariff.
+    pub fn has_price_by_size(&self) -> bool {
+        (0..self.config.tariffs.rows().len()).any(|number| self.tariff(number).kilobyte > 0)
+    }
+
     /// Number of event rings.
     pub fn processes(&self) -> usize {
         self.map.layout.sizes.processes

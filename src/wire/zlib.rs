@@ -2,9 +2,14 @@
 
 use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_zlib_with_limit};
 
-/// Returns the content of a body in the zlib format, cut off at `octets_max`; `None` if the body is none.
+/// Maximum length of a compressed body that is read, octets. Blocks without content take time and yield no octets, so a
+/// limit of the output does not bound the time.
+pub const COMPRESSED_OCTETS_MAX: usize = 8 * 1024;
+
+/// Returns the content of a body in the zlib format, cut off at `octets_max`; `None` if the body is none, or is longer than
+/// [`COMPRESSED_OCTETS_MAX`].
 pub fn inflate(body: &[u8], octets_max: usize) -> Option<Vec<u8>> {
-    if !has_header(body) {
+    if body.len() > COMPRESSED_OCTETS_MAX || !has_header(body) {
         return None;
     }
     match decompress_to_vec_zlib_with_limit(body, octets_max) {
@@ -34,6 +39,14 @@ mod tests {
         // A megabyte in a kilobyte.
         let bomb = compress_to_vec_zlib(&vec![b'x'; 1 << 20], 9);
         assert_eq!(inflate(&bomb, 5000).map(|content| content.len()), Some(5000));
+    }
+
+    #[test]
+    fn longer_body_is_not_read() {
+        let body = compress_to_vec_zlib(b"hello", 6);
+        let followed = |octets: usize| [&body[..], &vec![b'x'; octets - body.len()]].concat();
+        assert!(inflate(&followed(COMPRESSED_OCTETS_MAX), 1000).is_some());
+        assert_eq!(inflate(&followed(COMPRESSED_OCTETS_MAX + 1), 1000), None);
     }
 
     #[test]

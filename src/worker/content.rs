@@ -56,15 +56,17 @@ impl Content {
     /// Returns what the body of a SIP MESSAGE is. `content_type`: value of Content-Type, empty if absent.
     ///
     /// A CPIM message may be compressed: Linphone sends its notifications with `Content-Encoding: deflate`. The octets show it,
-    /// because a CPIM message cannot be in the zlib format by accident. What is limited is then the inflated length.
+    /// because a CPIM message cannot be in the zlib format by accident. The larger of both lengths counts: what follows the
+    /// compressed content passes as well.
     pub fn of_message(config: &Config, content_type: &[u8], body: &[u8]) -> Content {
         let media_type = std::str::from_utf8(content_type).ok().and_then(media_type::of_value);
         let octets_max = INFLATED_MAX.max(config.free_content_max as usize + 1);
         let inflated = media_type.filter(|outer| is_cpim(outer)).and_then(|_| zlib::inflate(body, octets_max));
-        let body = inflated.as_deref().unwrap_or(body);
-        let found = encapsulated(media_type, body);
+        let content = inflated.as_deref().unwrap_or(body);
+        let found = encapsulated(media_type, content);
+        let octets = content.len().max(body.len()) as u64;
         let file = found.ok().and_then(|(media_type, document)| file_of(config, media_type, Ok(document)));
-        Content { file, ..Content::new(config, found.map(|(media_type, _)| media_type), body.len() as u64) }
+        Content { file, ..Content::new(config, found.map(|(media_type, _)| media_type), octets) }
     }
 
     /// Returns what the content of an MSRP frame is, and its claim to be free. A chunk that is not the first one does not
@@ -181,6 +183,18 @@ mod tests {
         assert_eq!(file("message/cpim", &in_cpim(&FILE[..FILE.len() - 1])), size(rcs_file::RcsFileError::Xml));
         assert_eq!(file("text/xml", FILE), None);
         assert_eq!(file("", FILE), None);
+    }
+
+    #[test]
+    fn octets_after_compressed_content_count() {
+        let config = Config { free_content_max: 1000, ..Config::default() };
+        let compressed = miniz_oxide::deflate::compress_to_vec_zlib(IMDN.as_bytes(), 6);
+        for (more, is_free) in
+            [(0, true), (1000 - compressed.len(), true), (1001 - compressed.len(), false), (60_000, false)]
+        {
+            let body = [&compressed[..], &vec![b'x'; more]].concat();
+            assert_eq!(Content::of_message(&config, b"message/cpim", &body).is_free, is_free, "{more}");
+        }
     }
 
     #[test]

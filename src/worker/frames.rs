@@ -382,8 +382,8 @@ impl Worker {
                 self.expect_response(at, frame, ends);
                 return FrameDecision::Pass;
             }
-            ChunkDecision::AlreadyPaid { class } => {
-                self.push_event(session, Event::Sent(Sent { class, ..sent }), 0, Urgency::Soon);
+            ChunkDecision::AlreadyPaid { class, free_octets } => {
+                self.push_event(session, Event::Sent(Sent { class, free_octets, ..sent }), 0, Urgency::Soon);
                 self.expect_response(at, frame, ends);
                 return FrameDecision::Pass;
             }
@@ -419,8 +419,10 @@ impl Worker {
         let Bound { at, session, is_file, .. } = bound;
         let (start, octets) = (first_octet(frame), frame.content_octets());
         let (content, free) = Content::of_frame(&self.region.config, frame, start == 1);
-        let is_by_size = self.region.table().slots[at as usize].is_by_size();
-        let is_document = !is_file && content.class == ContentClass::File && is_by_size;
+        let slot = &self.region.table().slots[at as usize];
+        // The size of a file elsewhere is what the sender states: it costs no other party more than what passes.
+        let has_believed_size = slot.is_by_size() && slot.is_paid_by_sender();
+        let is_document = !is_file && content.class == ContentClass::File && has_believed_size;
         let file = if is_document { Content::file_of_frame(&self.region.config, frame) } else { None };
         let extra = |file| Content::extra_octets(&self.region, file, octets, &format!("message {message_id}"));
         if let (1, Some(why), false) = (start, content.unknown, is_file) {

@@ -46,9 +46,7 @@ impl Worker {
         let call_id = call_id_of(invite)?;
         let tariff = self.tariff_of(invite)?;
         self.check_engine()?;
-        // A MESSAGE has one direction, which says who pays.
-        let invite =
-            &Invite { content: if page.is_some() { ChargedContent::Received } else { invite.content }, ..*invite };
+        let invite = &if page.is_some() { as_page(invite) } else { *invite };
         let session = Self::session_of_invite(&invite.key);
         let direction = self.direction(invite);
         let preference = self.region.config.identity;
@@ -186,6 +184,11 @@ impl Worker {
         }
     }
 
+    /// Returns the direction of a MESSAGE: pull if its sender pays.
+    pub(super) fn page_direction(&self, message: &Invite<'_>) -> Direction {
+        self.direction(&as_page(message))
+    }
+
     /// Returns the header values with the identity of the calling party.
     fn calling_party<'a>(&self, invite: &Invite<'a>) -> [&'a [u8]; 2] {
         chosen(invite).unwrap_or(match self.region.config.subscriber {
@@ -239,6 +242,11 @@ pub(super) fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, InviteRefus
     let is_word = |id: &&str| id.bytes().all(|octet| octet.is_ascii_graphic());
     let call_id = from_utf8(call_id).ok().filter(|id| fits(id.as_bytes()) && fits(from_tag)).filter(is_word);
     call_id.ok_or(InviteRefusal::Malformed)
+}
+
+/// A MESSAGE as its direction is decided: it has one, which says who pays.
+fn as_page<'a>(message: &Invite<'a>) -> Invite<'a> {
+    Invite { content: ChargedContent::Received, ..*message }
 }
 
 /// Returns the header value with the identity of the called party: the Request-URI as received, unless P-Called-Party-ID

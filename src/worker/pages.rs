@@ -3,7 +3,7 @@
 use super::content::Content;
 use super::{InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::{Event, PageContent, ServerTransaction};
+use crate::charge::event::{Direction, Event, PageContent, ServerTransaction};
 use crate::shm::log_limit::ONE_A_MINUTE;
 use crate::shm::statistic::Statistic;
 use crate::worker::sip_input::{Body, Invite};
@@ -62,8 +62,10 @@ impl Worker {
                 "call {call_id}: the MESSAGE is charged as content of unknown type: {why} (messages_unclassified)"
             );
         }
+        // As for MSRP: the size that the sender states concerns its own bill only.
+        let has_believed_size = self.region.has_price_by_size() && self.page_direction(message) == Direction::Pull;
         let extra = |file| Content::extra_octets(&self.region, file, octets, &format!("call {call_id}: the MESSAGE"));
-        let octets = octets + content.file.map_or(0, extra);
+        let octets = octets + content.file.filter(|_| has_believed_size).map_or(0, extra);
         let content = PageContent { class: content.class, octets };
         self.check_engine()?;
         self.ring.has_room(self.ring.size() / 4).then_some(Some(content)).ok_or(InviteRefusal::Full)

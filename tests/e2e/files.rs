@@ -202,6 +202,19 @@ fn document_about_a_file_costs_the_file_in_a_chat() {
 }
 
 #[test]
+pub fn document_about_a_file_costs_its_receiver_no_more_than_the_document() {
+    let stage = Stage::new(|setup| priced(setup, PRICE));
+    stage.proxy.set_account(ALICE, 100);
+    let body = document("104857600");
+    let _server = stage.server(&[body.as_str()], |options| options.content_types = vec![FILE_OVER_HTTP]);
+    let mut alice = stage.bound(|_| {});
+    assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
+    stage.until_debited(ALICE, 1);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 89, 0, 11);
+}
+
+#[test]
 fn document_beyond_the_grant_passes_once_more_is_granted() {
     let stage = pushing(PRICE, |setup| setup);
     stage.proxy.set_account(ALICE, 5000);
@@ -233,6 +246,19 @@ pub fn document_about_a_file_costs_the_file_in_a_sip_message() {
         stage.expect(ALICE, 100 - units, 0, units);
         assert_eq!((receiver.count(), stage.proxy.statistic("files_unread")), (1, unread));
     }
+}
+
+#[test]
+fn document_in_a_sip_message_costs_its_receiver_no_more_than_the_document() {
+    let (stage, _receiver, sender) = paging(|setup| priced(setup, PRICE));
+    let bob = "sip:bob@im.example.org";
+    stage.proxy.set_account(bob, 100);
+    let mut message = sender.message(bob, &document("104857600"));
+    message.headers.retain(|(name, _)| !["Content-Type", "P-Asserted-Identity"].contains(&name.as_str()));
+    let message = message.with("Content-Type", FILE_OVER_HTTP);
+    let message = message.with("P-Asserted-Identity", "<sip:rcse-standfw@example.org>");
+    assert_eq!(sender.request(&message, SOON), 200, "{}", stage.proxy.log());
+    stage.expect(bob, 89, 0, 11);
 }
 
 /// Sends 2000 octets of a file of 8000; returns the status. The pause lets the engine ask for more.

@@ -8,7 +8,7 @@ use imcharge_testkit::eventually;
 use imcharge_testkit::parties::page::{PageReceiver, PageSender};
 use imcharge_testkit::proxy::Setup;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -75,10 +75,14 @@ fn sipp(folder: &Path, name: &str, scenario: &str, port: u16) -> Command {
     command
 }
 
-/// Returns a free UDP port of loopback.
+/// Returns a port of loopback that is free for UDP and TCP: baresip listens on both.
 pub fn free_port() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
+    let free = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").ok()?;
+        let address = socket.local_addr().ok()?;
+        TcpListener::bind(address).ok().map(|_| address.port())
+    };
+    std::iter::repeat_with(free).take(100).flatten().next().expect("a free port")
 }
 
 #[test]

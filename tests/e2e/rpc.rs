@@ -337,15 +337,15 @@ fn sessions_of_a_long_chat_are_read_page_by_page() {
     let count = |table: &str| console.proxy().count(&format!("SELECT count(*) FROM {table}")) as usize;
     let is_settled = || count("steps WHERE step='closed'") == count("sessions");
     assert!(eventually(SOON, is_settled), "{}", console.proxy().log());
-    let steps = count("steps");
-    assert!(steps > 4000, "{steps}");
-    for (command, list, expected) in
-        [("ladder", "lines", steps), ("explain", "steps", steps), ("session", "debits", 2000)]
+    assert!(count("steps") > 4000, "{}", count("steps"));
+    for (command, list, table) in
+        [("ladder", "lines", "steps"), ("explain", "steps", "steps"), ("session", "debits", "debits")]
     {
         // With Kamailio kamcmd and one way of JSON; all ways of JSON have the same pages.
         let [first, second] = [console.ways()[0], console.ways()[1]].map(|way| {
             let (rows, pages) = walk_call(&console, way, command, &call_id, list);
-            assert_eq!(rows.len(), expected, "{way:?} {command}");
+            // Counted afterwards: the last steps of a session may be written after "closed".
+            assert_eq!(rows.len(), count(table), "{way:?} {command}");
             assert!(pages > 1, "{way:?} {command}");
             rows
         });

@@ -89,7 +89,7 @@ pub struct Passed {
 
 /// Bounds of the units that a party owes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owed {
+pub struct Chargeable {
     pub min: u64,
     pub max: u64,
 }
@@ -119,10 +119,10 @@ impl Passed {
     }
 
     /// Returns what must be paid for. `price`: of a message of this size. `is_by_size`: whether it depends on it.
-    pub fn owed(&self, price: impl Fn(u64) -> u64, is_by_size: bool, of: &Circumstances) -> Owed {
+    pub fn chargeable(&self, price: impl Fn(u64) -> u64, is_by_size: bool, of: &Circumstances) -> Chargeable {
         let due = || self.chunks.iter().filter(|chunk| chunk.charge != Charge::Free);
         if self.is_released(of) {
-            return Owed { min: 0, max: 0 };
+            return Chargeable { min: 0, max: 0 };
         }
         let max = due().map(|chunk| price(chunk.octets)).sum();
         let is_certain = |chunk: &&Chunk| matches!(chunk.fate, Fate::At(_)) && chunk.charge == Charge::Due;
@@ -136,7 +136,7 @@ impl Passed {
                 certain.map(|chunks| price(chunks.iter().map(|chunk| chunk.octets).sum())).sum()
             }
         };
-        Owed { min, max }
+        Chargeable { min, max }
     }
 
     /// Whether it must not be charged: its only chunk was refused in time, and nothing contradicts that.

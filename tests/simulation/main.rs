@@ -112,8 +112,8 @@ struct Summary {
 
 impl Summary {
     /// Whether no rule was violated and, after many runs, all situations have occurred: full rings and tables, a change of
-    /// peers, forged frames, stopped messages, restarted messages, and free ones; parties stopped alone, messages released by a failure, and such that had
-    /// to be paid for nevertheless.
+    /// peers, forged frames, stopped messages, restarted messages, and free ones; parties stopped alone, messages released by
+    /// a failure, and messages charged although one was reported.
     fn is_fine(&self) -> bool {
         let Tally { rings_full, tables_full, verdicts_late, moves, .. } = self.tally;
         let Tally { forged, rests_stopped, restarted, free, stopped_alone, released, contradicted, .. } = self.tally;

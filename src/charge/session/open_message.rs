@@ -392,7 +392,8 @@ impl OpenMessage {
         let taken = meant().map(|known| known.taken).fold(0, u32::saturating_add);
         self.outstanding.retain(|known| !is_meant(known));
         self.octets = self.octets.saturating_sub(octets);
-        let unanswered = self.acknowledged.is_empty() && self.reported.is_empty();
+        // Octets that have passed as free content are acknowledged, but not charged.
+        let unanswered = self.octets == 0 || self.acknowledged.is_empty() && self.reported.is_empty();
         if self.outstanding.is_empty() && unanswered && self.deadline.is_none() {
             return None;
         }

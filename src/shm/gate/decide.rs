@@ -56,6 +56,8 @@ pub enum ChunkDecision {
     AlreadyPaid {
         /// Class of the message: that of the chunk that opened it.
         class: ContentClass,
+        /// Octets of the message that have passed as free content before it: another worker may have charged the message.
+        free_octets: u64,
     },
     /// Stopped: beyond the grant, or the gate is closed.
     BeyondGrant,
@@ -99,7 +101,7 @@ impl Table<'_> {
             if word.compare_exchange(seen, after, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 let class = class_of(after);
                 return match amount {
-                    0 => ChunkDecision::AlreadyPaid { class },
+                    0 => ChunkDecision::AlreadyPaid { class, free_octets },
                     _ => ChunkDecision::Charged { amount, left, class, free_octets },
                 };
             }

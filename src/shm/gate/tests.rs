@@ -36,7 +36,7 @@ const BY_KILOBYTE: [Weight; 4] = [Weight { message: 0, kilobyte: 1 }; 4];
 
 /// Decision about a later chunk of a message of this class that is paid for.
 const fn paid(class: ContentClass) -> ChunkDecision {
-    ChunkDecision::AlreadyPaid { class }
+    ChunkDecision::AlreadyPaid { class, free_octets: 0 }
 }
 
 const PAID: ChunkDecision = paid(ContentClass::Text);

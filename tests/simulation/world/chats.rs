@@ -4,7 +4,7 @@ use super::checks::price_of;
 use super::setup::{is_by_size, sending_tariff_of};
 use super::{Death, FAULT_PERIOD, PROCESSES, SECOND, Step, World, print_trace};
 use crate::call::{CLIENT, Content, MERGED, SERVER, Stage};
-use crate::chat::{Answer, Chat, Chunk, Circumstances, Fate, Note, OTHER_PATH, OWN_PATH, Owed, Passed, Response};
+use crate::chat::{Answer, Chargeable, Chat, Chunk, Circumstances, Fate, Note, OTHER_PATH, OWN_PATH, Passed, Response};
 use crate::delivery::{Charge, Place};
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::service::ChargedContent;
@@ -560,22 +560,22 @@ impl World<'_> {
         let refused = "SELECT count(*) FROM undebited u JOIN sessions s ON u.session=s.id \
                        WHERE s.key=?1 AND message_id=?2 AND rule='no-credit'";
         let refused: u64 = ledger.query_row(refused, (&session, id), |row| row.get(0)).expect("a number");
-        let owed = self.owed_by(chat, party, passed);
-        let min = if refused > 0 && (self.is_short || passed.is_contradicted()) { 0 } else { owed.min };
-        let is_right = (min..=owed.max).contains(&units) && octets <= passed.octets() && refunds == 0;
-        self.tally.released += u64::from(owed == (Owed { min: 0, max: 0 }) && !passed.responses.is_empty());
-        self.tally.contradicted += u64::from(owed.min > 0 && passed.is_contradicted());
+        let chargeable = self.chargeable_by(chat, party, passed);
+        let min = if refused > 0 && (self.is_short || passed.is_contradicted()) { 0 } else { chargeable.min };
+        let is_right = (min..=chargeable.max).contains(&units) && octets <= passed.octets() && refunds == 0;
+        self.tally.released += u64::from(chargeable == (Chargeable { min: 0, max: 0 }) && !passed.responses.is_empty());
+        self.tally.contradicted += u64::from(chargeable.min > 0 && passed.is_contradicted());
         match is_right {
             true => Ok(debits),
             false => Err(format!(
                 "chat {number}, party {party}, message {id}: {units} units for {octets} octets in {debits} debits with \
-                 {refunds} refunds, but {owed:?}: {passed:?}"
+                 {refunds} refunds, but {chargeable:?}: {passed:?}"
             )),
         }
     }
 
-    fn owed_by(&self, chat: &Chat, party: usize, passed: &Passed) -> Owed {
-        let Some(content) = passed.content else { return Owed { min: 0, max: 0 } };
+    fn chargeable_by(&self, chat: &Chat, party: usize, passed: &Passed) -> Chargeable {
+        let Some(content) = passed.content else { return Chargeable { min: 0, max: 0 } };
         let tariffs = chat.taken_by.and_then(|instance| self.tariffs.get(&instance)).unwrap_or(&self.config.tariffs);
         let tariff = sending_tariff_of(tariffs, content.class());
         let price = |octets: u64| price_of(tariff, octets) * u64::from(chat.recipients.max(1));
@@ -588,6 +588,6 @@ impl World<'_> {
             ended_at: unknown_end.or([chat.ended_at, chat.aborted_at[party]].into_iter().flatten().min()),
             has_doubts: of_party.clone().any(|(_, passed)| passed.is_contradicted()),
         };
-        passed.owed(price, tariff.kilobyte > 0, &circumstances)
+        passed.chargeable(price, tariff.kilobyte > 0, &circumstances)
     }
 }

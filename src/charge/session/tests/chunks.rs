@@ -208,6 +208,15 @@ fn message_charged_from_its_second_chunk_is_released_only_if_nothing_answers() {
 }
 
 #[test]
+fn message_whose_charged_chunk_was_not_relayed_costs_nothing() {
+    let mut run = Run::open();
+    run.sent(second_chunk_after_a_free_one(), s(1));
+    run.event(unsent("m1", 2), s(2));
+    run.timer(s(60));
+    assert_eq!(run.debits(), [""; 0]);
+}
+
+#[test]
 fn free_octets_do_not_fill_a_later_gap() {
     let mut run = Run::open();
     run.sent(Sent { taken: 1, free_octets: 50, ..chunk("m1", 2, 61, 40, Flag::Last) }, s(1));
