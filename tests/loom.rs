@@ -86,7 +86,7 @@ impl RingMemory {
 
 /// Content of record `number`, short and long in turn, so that the end of the ring is met with and without a skip mark.
 fn content(number: u8) -> Vec<u8> {
-    vec![number; if number % 2 == 0 { 4 } else { 12 }]
+    vec![number; if number.is_multiple_of(2) { 4 } else { 12 }]
 }
 
 /// Writes a record without publishing it.
