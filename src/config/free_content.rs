@@ -11,11 +11,6 @@ const TYPES_MAX: usize = 32;
 pub struct FreeContent(Vec<Box<str>>);
 
 impl FreeContent {
-    /// Whether all content is charged.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Whether content of this type, `type/subtype` in any case, is free.
     pub fn contains(&self, media_type: &str) -> bool {
         self.0.iter().any(|free| free.eq_ignore_ascii_case(media_type))

@@ -23,7 +23,7 @@ pub struct Content {
     pub is_free: bool,
     /// Why its media type is unknown. Such content is charged.
     pub unknown: Option<UnknownType>,
-    /// If it is a document about a file over HTTP: the size of that file, octets.
+    /// If it is a document about a file over HTTP, and was read: the size of that file, octets.
     pub file: Option<Result<u64, UnknownSize>>,
 }
 
@@ -57,15 +57,16 @@ impl Content {
     ///
     /// A CPIM message may be compressed: Linphone sends its notifications with `Content-Encoding: deflate`. The octets show it,
     /// because a CPIM message cannot be in the zlib format by accident. The larger of both lengths counts: what follows the
-    /// compressed content passes as well.
-    pub fn of_message(config: &Config, content_type: &[u8], body: &[u8]) -> Content {
+    /// compressed content passes as well. `reads_file`: whether the size of a file that a document announces is of interest.
+    pub fn of_message(config: &Config, content_type: &[u8], body: &[u8], reads_file: bool) -> Content {
         let media_type = std::str::from_utf8(content_type).ok().and_then(media_type::of_value);
         let octets_max = INFLATED_MAX.max(config.free_content_max as usize + 1);
         let inflated = media_type.filter(|outer| is_cpim(outer)).and_then(|_| zlib::inflate(body, octets_max));
         let content = inflated.as_deref().unwrap_or(body);
         let found = encapsulated(media_type, content);
         let octets = content.len().max(body.len()) as u64;
-        let file = found.ok().and_then(|(media_type, document)| file_of(config, media_type, Ok(document)));
+        let document = found.ok().filter(|_| reads_file);
+        let file = document.and_then(|(media_type, document)| file_of(config, media_type, Ok(document)));
         Content { file, ..Content::new(config, found.map(|(media_type, _)| media_type), octets) }
     }
 
@@ -171,7 +172,7 @@ mod tests {
     fn document_about_a_file_has_the_size_of_the_file() {
         let config = Config { file_size_max: 5000, ..Config::default() };
         let file = |content_type: &str, body: &str| {
-            Content::of_message(&config, content_type.as_bytes(), body.as_bytes()).file
+            Content::of_message(&config, content_type.as_bytes(), body.as_bytes(), true).file
         };
         let in_cpim = |body: &str| format!("From: <im:b@x>\r\n\r\nContent-type: {FILE_OVER_HTTP}\r\n\r\n{body}");
         assert_eq!(file(FILE_OVER_HTTP, FILE), Some(Ok(5000)));
@@ -193,7 +194,7 @@ mod tests {
             [(0, true), (1000 - compressed.len(), true), (1001 - compressed.len(), false), (60_000, false)]
         {
             let body = [&compressed[..], &vec![b'x'; more]].concat();
-            assert_eq!(Content::of_message(&config, b"message/cpim", &body).is_free, is_free, "{more}");
+            assert_eq!(Content::of_message(&config, b"message/cpim", &body, true).is_free, is_free, "{more}");
         }
     }
 
@@ -239,7 +240,7 @@ mod tests {
                 false,
             ),
         ] {
-            let content = Content::of_message(&config, content_type.as_bytes(), body.as_bytes());
+            let content = Content::of_message(&config, content_type.as_bytes(), body.as_bytes(), true);
             assert_eq!(content, Content { file: content.file, ..new(class, is_free, None) }, "{content_type}: {body}");
         }
     }
@@ -252,7 +253,7 @@ mod tests {
             ("message/imdn+xml, text/plain", "<imdn/>", UnknownType::ContentType),
             ("message/cpim", &IMDN[..40], UnknownType::Cpim(cpim::CpimError::Incomplete)),
         ] {
-            let content = Content::of_message(&config, content_type.as_bytes(), body.as_bytes());
+            let content = Content::of_message(&config, content_type.as_bytes(), body.as_bytes(), true);
             assert_eq!(content, new(Other, false, Some(why)), "{content_type}: {body}");
         }
     }
@@ -261,7 +262,7 @@ mod tests {
     fn large_body_is_not_free_whatever_its_type() {
         let config = Config { free_content_max: 100, ..Config::default() };
         for (octets, is_free) in [(100, true), (101, false)] {
-            let content = Content::of_message(&config, b"message/imdn+xml", &b"x".repeat(octets));
+            let content = Content::of_message(&config, b"message/imdn+xml", &b"x".repeat(octets), true);
             assert_eq!((content.class, content.is_free), (Notification, is_free), "{octets} octets");
         }
     }
@@ -270,7 +271,7 @@ mod tests {
     fn compressed_cpim_message_has_the_class_of_its_content() {
         let of = |content_type: &str, body: &[u8]| {
             let body = miniz_oxide::deflate::compress_to_vec_zlib(body, 6);
-            Content::of_message(&Config::default(), content_type.as_bytes(), &body)
+            Content::of_message(&Config::default(), content_type.as_bytes(), &body, true)
         };
         let known = |class, is_free| new(class, is_free, None);
         assert_eq!(of("message/cpim", IMDN.as_bytes()), known(Notification, true));
@@ -286,7 +287,7 @@ mod tests {
     fn configured_types_replace_the_default_ones() {
         let free = |types: &str, content_type: &str, body: &str| {
             let config = Config { free_content: types.parse().expect("a list"), ..Config::default() };
-            Content::of_message(&config, content_type.as_bytes(), body.as_bytes()).is_free
+            Content::of_message(&config, content_type.as_bytes(), body.as_bytes(), true).is_free
         };
         assert!(!free("", "message/imdn+xml", "<imdn/>") && !free("", "message/cpim", IMDN));
         assert!(free("text/plain", "text/plain", "hello") && free("text/plain", "message/cpim", TEXT));

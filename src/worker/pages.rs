@@ -50,7 +50,9 @@ impl Worker {
             );
             return Err(InviteRefusal::TooLarge);
         }
-        let content = Content::of_message(&self.region.config, body.content_type, body.bytes);
+        // As for MSRP: the size that the sender states concerns its own bill only.
+        let reads_file = self.region.has_price_by_size() && self.page_direction(message) == Direction::Pull;
+        let content = Content::of_message(&self.region.config, body.content_type, body.bytes, reads_file);
         if content.is_free {
             self.region.count(Statistic::MessagesFree);
             return Ok(None);
@@ -62,10 +64,8 @@ impl Worker {
                 "call {call_id}: the MESSAGE is charged as content of unknown type: {why} (messages_unclassified)"
             );
         }
-        // As for MSRP: the size that the sender states concerns its own bill only.
-        let has_believed_size = self.region.has_price_by_size() && self.page_direction(message) == Direction::Pull;
         let extra = |file| Content::extra_octets(&self.region, file, octets, &format!("call {call_id}: the MESSAGE"));
-        let octets = octets + content.file.filter(|_| has_believed_size).map_or(0, extra);
+        let octets = octets + content.file.map_or(0, extra);
         let content = PageContent { class: content.class, octets };
         self.check_engine()?;
         self.ring.has_room(self.ring.size() / 4).then_some(Some(content)).ok_or(InviteRefusal::Full)

@@ -25,7 +25,7 @@ fn stage(content: &str, [alice, bob]: [i64; 2]) -> Stage {
 }
 
 /// Alice, who has called Bob and bound the MSRP session.
-fn call(stage: &Stage) -> ImClient {
+pub fn call(stage: &Stage) -> ImClient {
     let mut alice = caller(stage);
     assert_eq!(alice.invite(), 200, "{}", stage.proxy.log());
     alice.bind();
@@ -46,11 +46,9 @@ fn wait_for_responses() {
     std::thread::sleep(Duration::from_secs(1));
 }
 
-#[test]
-pub fn each_party_pays_for_what_it_sends() {
-    let stage = stage("both", [100, 100]);
-    let _bob = bob(&stage, &["from bob"], |_| {});
-    let mut alice = call(&stage);
+/// Bob sends one message and Alice two; all are debited, and Alice hangs up.
+#[track_caller]
+fn converse(stage: &Stage, alice: &mut ImClient) {
     assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
     for message in ["alice1", "alice2"] {
         assert_eq!(alice.deliver(message, b"from alice"), 200, "{}", stage.proxy.log());
@@ -58,6 +56,14 @@ pub fn each_party_pays_for_what_it_sends() {
     stage.until_debited(ALICE, 2);
     stage.until_debited(BOB, 1);
     assert_eq!(alice.bye(), 200);
+}
+
+#[test]
+pub fn each_party_pays_for_what_it_sends() {
+    let stage = stage("both", [100, 100]);
+    let _bob = bob(&stage, &["from bob"], |_| {});
+    let mut alice = call(&stage);
+    converse(&stage, &mut alice);
     stage.expect(ALICE, 98, 0, 2);
     stage.expect(BOB, 99, 0, 1);
     assert_eq!(stage.triggers(ALICE), ["response"; 2]);

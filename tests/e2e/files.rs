@@ -2,6 +2,7 @@
 //! HTTP in a chat and in a SIP MESSAGE. Other content costs 2, a file 10 and 1 for each started kilobyte.
 
 use super::ahead::announced;
+use super::chat::{BOB, call};
 use super::diameter::Charged;
 use super::page::paging;
 use super::{ALICE, Stage};
@@ -9,9 +10,6 @@ use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::{ImClient, Reaction};
 use imcharge_testkit::proxy::Setup;
 use std::time::Duration;
-
-/// The called party of a chat.
-const BOB: &str = "sip:bob@127.0.0.1";
 
 const PRICE: &str = "message:10+kilobyte:1";
 const FILE_OVER_HTTP: &str = "application/vnd.gsma.rcs-ft-http+xml";
@@ -187,10 +185,7 @@ fn document_about_a_file_costs_the_file_in_a_chat() {
     ] {
         let stage = pushing(PRICE, |setup| setup);
         let _bob = stage.server(&[], |_| {});
-        let port = stage.place.local_addr().expect("a bound socket has an address").port();
-        let mut alice = stage.client(ALICE, |options| options.request_uri = format!("{BOB}:{port}"));
-        assert_eq!(alice.invite(), 200, "{}", stage.proxy.log());
-        alice.bind();
+        let mut alice = call(&stage);
         let status = alice.deliver_in_chunks("file", content_type, body.as_bytes(), chunks);
         assert_eq!(status, 200, "{}", stage.proxy.log());
         stage.until_debited(ALICE, 1);
@@ -219,10 +214,7 @@ fn document_beyond_the_grant_passes_once_more_is_granted() {
     let stage = pushing(PRICE, |setup| setup);
     stage.proxy.set_account(ALICE, 5000);
     let _bob = stage.server(&[], |_| {});
-    let port = stage.place.local_addr().expect("a bound socket has an address").port();
-    let mut alice = stage.client(ALICE, |options| options.request_uri = format!("{BOB}:{port}"));
-    assert_eq!(alice.invite(), 200, "{}", stage.proxy.log());
-    alice.bind();
+    let mut alice = call(&stage);
     let body = document("2097152");
     let deliver = |alice: &mut ImClient| alice.deliver_in_chunks("file", FILE_OVER_HTTP, body.as_bytes(), 1);
     assert_eq!(deliver(&mut alice), 403, "{}", stage.proxy.log());

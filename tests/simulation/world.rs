@@ -406,7 +406,7 @@ impl<'a> World<'a> {
             _ => Names::Own,
         };
         let same_message_ids = is_hostile && self.random.bool();
-        let charges_notifications = self.config.free_content.is_empty();
+        let charges_notifications = setup::charges_notifications(&self.config);
         let mut is_predecessor = false;
         for number in 0..self.random.usize(3..14) {
             let forks = self.random.u8(0..8) == 0;
@@ -504,7 +504,7 @@ impl<'a> World<'a> {
     fn random_message(&mut self, is_hostile: bool, forks: bool) -> Message {
         let random = &mut self.random;
         let by_kilobyte = setup::is_by_size(&self.config);
-        let charges_all = self.config.free_content.is_empty();
+        let charges_all = setup::charges_notifications(&self.config);
         let chunks = if random.bool() { 1 } else { random.u32(1..4) };
         Message {
             content: match random.u8(0..6) {

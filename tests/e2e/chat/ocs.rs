@@ -1,6 +1,6 @@
 //! Chat charged by an OCS: each party has its own session there.
 
-use super::{ALICE, BOB, LONG, bob, call, long_chat};
+use super::{ALICE, BOB, LONG, bob, call, converse, long_chat};
 use crate::diameter::Charged;
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
@@ -48,13 +48,7 @@ fn each_party_has_its_own_session_at_the_ocs() {
     let ids: BTreeSet<&String> = open.iter().map(|(id, _)| id).collect();
     let accounts: BTreeSet<&str> = open.iter().map(|(_, account)| account.as_str()).collect();
     assert_eq!((open.len(), ids.len(), accounts), (2, 2, BTreeSet::from([ALICE, BOB])), "{open:?}");
-    assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
-    for message in ["alice1", "alice2"] {
-        assert_eq!(alice.deliver(message, b"from alice"), 200, "{}", stage.proxy.log());
-    }
-    stage.until_debited(ALICE, 2);
-    stage.until_debited(BOB, 1);
-    assert_eq!(alice.bye(), 200);
+    converse(stage, &mut alice);
     expect(&charged, [(96, 4), (98, 2)]);
     assert_eq!(stage.proxy.count("SELECT count(*) FROM sessions WHERE service='sending'"), 2);
 }

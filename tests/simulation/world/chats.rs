@@ -1,7 +1,7 @@
 //! Chats, large messages and messages to a store: their parties, honest and hostile, and the rules about them.
 
 use super::checks::price_of;
-use super::setup::{is_by_size, sending_tariff_of};
+use super::setup::{charges_notifications, is_by_size, sending_tariff_of};
 use super::{Death, FAULT_PERIOD, PROCESSES, SECOND, Step, World, print_trace};
 use crate::call::{CLIENT, Content, MERGED, SERVER, Stage};
 use crate::chat::{Answer, Chargeable, Chat, Chunk, Circumstances, Fate, Note, OTHER_PATH, OWN_PATH, Passed, Response};
@@ -248,7 +248,7 @@ impl World<'_> {
 
     /// Whether content must be paid for.
     fn charge_of(&self, content: Content, is_charged: bool) -> Charge {
-        let is_free = content.is_notification() && !self.config.free_content.is_empty();
+        let is_free = content.is_notification() && !charges_notifications(&self.config);
         if is_charged && !is_free { Charge::Due } else { Charge::Free }
     }
 

@@ -25,6 +25,11 @@ pub fn sending_tariff_of(tariffs: &TariffTable, class: ContentClass) -> Tariff {
     tariffs.rows()[tariffs.choose("", PricedService::Session(Service::Sending), class)].tariff
 }
 
+/// Whether notifications are charged: nothing is free by its type.
+pub fn charges_notifications(config: &Config) -> bool {
+    !config.free_content.contains("application/im-iscomposing+xml")
+}
+
 /// Whether messages of any class are charged by size.
 pub fn is_by_size(config: &Config) -> bool {
     config.tariffs.rows().iter().any(|row| row.tariff.kilobyte > 0)
