@@ -2,8 +2,8 @@
 
 use super::ledger::Reader;
 use super::page::LIMIT_MAX;
-use crate::config::BALANCE_MAX;
 use crate::config::tariffs::{InvalidTariffRow, TariffRow};
+use crate::config::{Accounts, BALANCE_MAX};
 use crate::shm::record::{AccountChange, Command as Change, CommandResult};
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
@@ -355,7 +355,7 @@ impl Call<'_> {
     /// Fails unless the embedded ledger keeps the accounts.
     pub(super) fn needs_ledger(&self) -> Result<(), CommandError> {
         let enabler = self.region.config.enabler;
-        if enabler.capabilities.keeps_accounts {
+        if enabler.capabilities.accounts == Accounts::InStore {
             return Ok(());
         }
         let text = format!("with enabler={} the charging system keeps the accounts, not imcharge", enabler.name);

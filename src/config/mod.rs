@@ -16,7 +16,7 @@ use crate::charge::tariff::Unit;
 use crate::config::free_content::FreeContent;
 use crate::config::im_servers::ImServers;
 use crate::config::tariffs::{TariffRow, TariffTable};
-pub use crate::enabler::BALANCE_MAX;
+pub use crate::enabler::{AccountChange, Accounts, BALANCE_MAX};
 use crate::enabler::{BINDINGS, Binding, LowBalance, ParameterError, Settings, diameter};
 use crate::wire::identity::Preference;
 use std::path::PathBuf;
@@ -164,7 +164,8 @@ impl Config {
             let with = format!("enabler={}", self.enabler.name);
             return Err(ConfigError::conflict("model", model.as_str(), &with, "reserve"));
         }
-        if let Some(low_balance) = self.low_balance.filter(|_| !self.enabler.capabilities.keeps_accounts) {
+        if let Some(low_balance) = self.low_balance.filter(|_| self.enabler.capabilities.accounts == Accounts::AtServer)
+        {
             let with = format!("enabler={}", self.enabler.name);
             return Err(ConfigError::conflict("low_balance", &low_balance.to_string(), &with, "not to be set"));
         }
@@ -175,7 +176,7 @@ impl Config {
     /// Checks a tariff against the unit of the accounts. A server that counts octets has one price for all classes.
     pub fn check_tariff(&self, row: &TariffRow) -> Result<(), ParameterError> {
         let conflict = |with: &str, accepted| Err(ParameterError::conflict("tariff", row.to_string(), with, accepted));
-        let is_distant = !self.enabler.capabilities.keeps_accounts;
+        let is_distant = self.enabler.capabilities.accounts == Accounts::AtServer;
         match self.unit {
             Unit::Message if row.tariff.kilobyte > 0 => conflict("unit=message", "message:PRICE"),
             Unit::Octets if row.tariff.message > 0 => conflict("unit=octets", "kilobyte:PRICE"),

@@ -25,6 +25,19 @@ pub struct Account {
     pub is_low: bool,
 }
 
+/// What an operator changes of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccountChange {
+    /// Set the balance, without held units; creates the account if necessary.
+    Set(i64),
+    /// Add to the balance; negative to subtract. Executed once for each reference.
+    Add(i64),
+    /// Set the credit limit.
+    Limit(i64),
+    /// Remove the account.
+    Remove,
+}
+
 /// Why an operator's command is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {

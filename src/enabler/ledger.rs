@@ -4,7 +4,7 @@
 //! Each operation conserves balance + held + debited of the account. All sums are checked; the balance never falls below
 //! minus the credit limit.
 
-use super::{Account, AccountUpdate, Binding, Capabilities, Enabler, Funds, InTick, Settings};
+use super::{Account, AccountUpdate, Accounts, Binding, Capabilities, Enabler, Funds, InTick, Settings};
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response};
 use crate::charge::tariff::{Quota, Units};
 
@@ -12,7 +12,7 @@ use crate::charge::tariff::{Quota, Units};
 pub const BINDING: Binding = Binding {
     name: "ledger",
     capabilities: Capabilities {
-        keeps_accounts: true,
+        accounts: Accounts::InStore,
         debits_without_reservation: false,
         limits_retries: false,
         needs_end_to_end_id: false,

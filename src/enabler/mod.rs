@@ -20,7 +20,7 @@ mod account;
 pub mod diameter;
 pub mod ledger;
 
-pub use account::{Account, BALANCE_MAX, LowBalance, Refusal};
+pub use account::{Account, AccountChange, BALANCE_MAX, LowBalance, Refusal};
 
 use crate::charge::ch2::{Request, Response, SessionKey};
 use crate::charge::event::{Direction, Event};
@@ -60,8 +60,8 @@ pub struct Binding {
 /// The rules of the engine that differ by binding.
 #[derive(Clone, Copy, Debug)]
 pub struct Capabilities {
-    /// The accounts are in the engine's store, and [`Enabler::in_tick`] returns the rules.
-    pub keeps_accounts: bool,
+    /// Where the accounts are.
+    pub accounts: Accounts,
     /// Debits are accepted without a reservation (`model=immediate`).
     pub debits_without_reservation: bool,
     /// The engine limits the rate of retries without a waiting INVITE, so that a server that recovers is not flooded.
@@ -70,6 +70,17 @@ pub struct Capabilities {
     pub needs_end_to_end_id: bool,
     /// There are sockets to poll.
     pub has_connections: bool,
+}
+
+/// Where the accounts of a binding are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accounts {
+    /// In the engine's store; [`Enabler::in_tick`] returns the rules.
+    InStore,
+    /// In a database that other nodes use as well; [`Enabler::change_account`] changes them.
+    InDatabase,
+    /// At a charging system with commands of its own.
+    AtServer,
 }
 
 /// Values of the parameters that concern bindings.
@@ -189,6 +200,20 @@ pub trait Enabler {
     /// answer, follows as [`EnablerEvent::Response`]. `wall_seconds`: UNIX time. A binding that answers requests within
     /// the tick is never asked.
     fn ask(&mut self, _request: Request, _call: &Call<'_>, _now: Time, _wall_seconds: i64) {}
+
+    /// Queues the new state of a session, for a node that takes over if this one dies. The engine calls it after the state
+    /// is durable, and before [`ask`](Enabler::ask) with requests of the same tick. A binding whose sessions are of no use
+    /// to other nodes ignores it.
+    fn replicate(&mut self, _state: SessionState) {}
+
+    /// Changes an account for an operator. The outcome follows as [`EnablerEvent::AccountChanged`]; none follows if the
+    /// database cannot be reached. Called for [`Accounts::InDatabase`] only.
+    fn change_account(&mut self, _command: AccountCommand, _now: Time) {}
+
+    /// Returns until when content may be relayed: after that time another node may have taken over the sessions.
+    fn lease_until(&self) -> Time {
+        Time(u64::MAX)
+    }
 
     /// Sends what is queued. Called once after all requests of a tick.
     fn flush(&mut self, _now: Time) {}
@@ -340,6 +365,89 @@ pub enum EnablerEvent {
         /// Identifies the request in the answer.
         request: ServerRequest,
     },
+    /// Another node has taken over all sessions that this node has: it settles them by its copies of their states. This node
+    /// must not relay their content, and has no reservations any more. It still reports what it knows to be debited.
+    TakenOver,
+    /// This node has taken over a session of a dead node, and settles it.
+    Adopted(AdoptedSession),
+    /// The outcome of [`Enabler::change_account`].
+    AccountChanged {
+        /// [`AccountCommand::number`].
+        number: u64,
+        /// What became of it.
+        outcome: AccountOutcome,
+        /// The account afterwards; `None`: there is none.
+        account: Option<Account>,
+    },
+    /// The units left of an account have fallen to the threshold `low_balance`.
+    LowBalance {
+        /// Id of the account.
+        id: Box<str>,
+        /// The account afterwards.
+        account: Account,
+        /// Session whose debit did it; `None`: a command did.
+        session: Option<SessionKey>,
+    },
+}
+
+/// The state of a session, for other nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionState {
+    /// Key of the session.
+    pub session: SessionKey,
+    /// Account of the charged party.
+    pub account: Box<str>,
+    /// When it was opened, UNIX milliseconds.
+    pub opened_at: i64,
+    /// Head of the state; `None`: the session is settled, and its state is not needed any more.
+    pub head: Option<Vec<u8>>,
+    /// Parts of the state that have changed; an empty part is removed.
+    pub parts: Vec<(u32, Vec<u8>)>,
+}
+
+/// A session of a dead node that this node has taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptedSession {
+    /// Key of the session.
+    pub session: SessionKey,
+    /// When it was opened, UNIX milliseconds.
+    pub opened_at: i64,
+    /// Head of its state.
+    pub head: Vec<u8>,
+    /// Parts of its state, in ascending order.
+    pub parts: Vec<Vec<u8>>,
+    /// Name of the dead node.
+    pub from: Arc<str>,
+}
+
+/// An operator's change of an account that is in a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountCommand {
+    /// Identifies the command in [`EnablerEvent::AccountChanged`]. Rises with each command of this engine.
+    pub number: u64,
+    /// Id of the account.
+    pub id: Box<str>,
+    /// The change.
+    pub change: AccountChange,
+    /// Reference of the operator.
+    pub reference: Box<str>,
+    /// Who changes it.
+    pub by: Box<str>,
+}
+
+/// What became of an [`AccountCommand`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountOutcome {
+    /// Executed.
+    Done,
+    /// The same command was executed before under its reference.
+    Duplicate,
+    /// The reference was used for another amount.
+    ReferenceUsed,
+    /// The account does not exist.
+    UnknownAccount,
+    /// Refused.
+    Refused(Refusal),
 }
 
 /// Identifies an unanswered request of a server.
@@ -386,7 +494,12 @@ mod tests {
         let settings = Settings { default_balance: None, unit: Unit::Message, diameter: &diameter };
         for binding in &BINDINGS {
             let enabler = new(binding, &settings, 1, Time(0)).expect("valid settings");
-            assert_eq!(enabler.in_tick().is_some(), binding.capabilities.keeps_accounts, "{}", binding.name);
+            assert_eq!(
+                enabler.in_tick().is_some(),
+                binding.capabilities.accounts == Accounts::InStore,
+                "{}",
+                binding.name
+            );
             assert_eq!(Binding::from_name(binding.name).map(|found| found.name), Some(binding.name));
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::charge::event::Entry;
 use crate::charge::time::Time;
+pub use crate::config::AccountChange;
 use serde::{Deserialize, Serialize};
 
 /// A record of an event ring, encoded by postcard.
@@ -63,19 +64,6 @@ pub enum Command<'a> {
         /// Who changes it.
         by: &'a str,
     },
-}
-
-/// What an operator changes of an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AccountChange {
-    /// Set the balance, without held units; creates the account if necessary.
-    Set(i64),
-    /// Add to the balance; negative to subtract. Executed once for each reference.
-    Add(i64),
-    /// Set the credit limit.
-    Limit(i64),
-    /// Remove the account.
-    Remove,
 }
 
 /// Result of a command, as stored in the reply slot.

@@ -25,6 +25,7 @@ use accounts::TopUp;
 use imcharge::charge::time::Time;
 use imcharge::config::Config;
 use imcharge::config::tariffs::TariffTable;
+use imcharge::enabler::Accounts;
 use imcharge::engine::Engine;
 use imcharge::engine::watchdog::Watchdog;
 use imcharge::shm::notification::NotificationReader;
@@ -328,7 +329,7 @@ impl<'a> World<'a> {
             None => {}
         }
         let config = setup::configure(&mut random, state);
-        let is_short = !config.enabler.capabilities.keeps_accounts && random.u8(0..4) == 0;
+        let is_short = config.enabler.capabilities.accounts != Accounts::InStore && random.u8(0..4) == 0;
         let reports_state = random.u8(0..4) > 0;
         let balances = setup::balances(&mut random, &config, is_short);
         let changes = random.u8(0..3) == 0;

@@ -25,7 +25,9 @@ mod services;
 pub use config::{Config, PeerSettings, Settings, identity};
 pub use service_information::SPECIFIC_TYPE_CLASS;
 
-use super::{Binding, Call, Capabilities, Enabler, EnablerEvent, ReservationState, ServerRequest, StatusEntry};
+use super::{
+    Accounts, Binding, Call, Capabilities, Enabler, EnablerEvent, ReservationState, ServerRequest, StatusEntry,
+};
 use super::{StartError, StatusValue};
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response, SessionKey};
 use crate::charge::event::Event;
@@ -46,7 +48,7 @@ use std::os::fd::RawFd;
 pub const BINDING: Binding = Binding {
     name: "diameter",
     capabilities: Capabilities {
-        keeps_accounts: false,
+        accounts: Accounts::AtServer,
         debits_without_reservation: true,
         limits_retries: true,
         needs_end_to_end_id: true,

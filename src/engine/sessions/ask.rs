@@ -75,6 +75,11 @@ impl SessionTable {
                 }
                 Ok(())
             }
+            // No binding of today shares sessions or changes accounts.
+            EnablerEvent::TakenOver
+            | EnablerEvent::Adopted(_)
+            | EnablerEvent::AccountChanged { .. }
+            | EnablerEvent::LowBalance { .. } => Ok(()),
             EnablerEvent::Response { session, number, response, may_be_at } => {
                 let Some(entry) = self.sessions.get_mut(&session) else { return Ok(()) };
                 if let Some(server_binding) = may_be_at {

@@ -6,7 +6,7 @@ use crate::charge::ch2::{Failure, SessionKey, Trigger};
 use crate::charge::event::Reserve;
 use crate::charge::session::{Decision, Session, Verdict};
 use crate::charge::time::Time;
-use crate::enabler::Account;
+use crate::enabler::{Account, Accounts};
 use crate::engine::effects::Effect;
 use crate::engine::tick::Tick;
 use crate::shm::gate::Opening;
@@ -164,8 +164,10 @@ fn notification<'a>(
     kind: Kind<'a>,
 ) -> Notification<'a> {
     let (call_id, account) = (session.call_id(), session.account());
-    let keeps_accounts = tick.region.config.enabler.capabilities.keeps_accounts;
-    let kept = if keeps_accounts { tick.store.account(account).ok().flatten() } else { None };
+    let kept = match tick.region.config.enabler.capabilities.accounts {
+        Accounts::InStore => tick.store.account(account).ok().flatten(),
+        Accounts::InDatabase | Accounts::AtServer => None,
+    };
     let (balance, held) = match kept {
         Some(Account { balance, held, .. }) => (Some(balance), Some(held)),
         None => (balance, None),

@@ -1,7 +1,7 @@
 //! Accounts of the ledger: what operators do with them, and the rules for their history.
 
 use super::{FAULT_PERIOD, SECOND, Step, World};
-use imcharge::enabler::{Account, LowBalance};
+use imcharge::enabler::{Account, Accounts, LowBalance};
 use imcharge::shm::record::{AccountChange, Command};
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ const RULES: [(&str, &str); 5] = [
 impl World<'_> {
     /// Whether the ledger keeps the accounts.
     pub(super) fn keeps_accounts(&self) -> bool {
-        self.config.enabler.capabilities.keeps_accounts
+        self.config.enabler.capabilities.accounts == Accounts::InStore
     }
 
     /// Creates the accounts in the ledger, some with a credit limit.

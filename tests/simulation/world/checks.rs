@@ -5,6 +5,7 @@ use crate::call::{Call, Layout, MERGED, Message, Stage};
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::{Tariff, Unit};
+use imcharge::enabler::Accounts;
 use imcharge::engine::Engine;
 use imcharge::shm::region::Lane;
 use imcharge::shm::statistic::Statistic;
@@ -35,7 +36,7 @@ impl World<'_> {
 
     /// The same after its end.
     pub(super) fn longest_after_end(&self) -> u64 {
-        let far = if !self.config.enabler.capabilities.keeps_accounts { REMOTE_SLACK } else { 0 };
+        let far = if self.config.enabler.capabilities.accounts != Accounts::InStore { REMOTE_SLACK } else { 0 };
         u64::from(self.config.policy.response_timeout) * SECOND + SLACK + far
     }
 
@@ -251,7 +252,7 @@ impl World<'_> {
         let number =
             |sql: &str, name: &str| -> i64 { ledger.query_row(sql, [name], |row| row.get(0)).expect("a number") };
         let network = self.network.borrow();
-        let is_distant = !self.config.enabler.capabilities.keeps_accounts;
+        let is_distant = self.config.enabler.capabilities.accounts != Accounts::InStore;
         for (name, created_with) in &self.balances {
             let initial = created_with + self.topped_up(name);
             // An OCS that counts octets rounds nothing.

@@ -7,6 +7,7 @@ use imcharge::charge::service::Service;
 use imcharge::charge::tariff::{Tariff, Unit};
 use imcharge::config::Config;
 use imcharge::config::tariffs::{PricedService, TariffTable};
+use imcharge::enabler::Accounts;
 use imcharge::wire::diameter::codes::SessionFailover;
 use std::path::Path;
 
@@ -129,7 +130,7 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
 
 /// Changes the configuration for a restart.
 pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
-    let is_distant = !config.enabler.capabilities.keeps_accounts;
+    let is_distant = config.enabler.capabilities.accounts != Accounts::InStore;
     let mut set = vec![("hold_timeout", random.u32(20..90).to_string())];
     let tariff = tariff_of(&config.tariffs, ContentClass::Text);
     let per = if tariff.kilobyte > 0 { "kilobyte" } else { "message" };
@@ -158,11 +159,11 @@ pub fn balances(random: &mut fastrand::Rng, config: &Config, is_short: bool) -> 
     let one = match (is_by_size(config), config.unit) {
         (false, _) => 1,
         // As many kilobytes as are reserved for a message.
-        (_, Unit::Octets) if !config.enabler.capabilities.keeps_accounts => 16 * 1024,
+        (_, Unit::Octets) if config.enabler.capabilities.accounts != Accounts::InStore => 16 * 1024,
         _ => 16,
     };
     let accounts = (0..random.usize(1..4)).map(|number| {
-        let is_rich = !config.enabler.capabilities.keeps_accounts && !is_short;
+        let is_rich = config.enabler.capabilities.accounts != Accounts::InStore && !is_short;
         let messages = if is_rich { random.i64(3000..4000) } else { random.i64(0..60) };
         (format!("sip:user{number}@example.org"), messages * one)
     });
@@ -188,5 +189,5 @@ pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, netwo
         settings.validity_time = Some(random.u32(5..30));
     }
     network.holds = config.policy.resend == Resend::Hold;
-    network.sends_requests = !config.enabler.capabilities.keeps_accounts && random.bool();
+    network.sends_requests = config.enabler.capabilities.accounts != Accounts::InStore && random.bool();
 }
