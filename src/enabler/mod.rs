@@ -19,6 +19,7 @@
 mod account;
 pub mod diameter;
 pub mod ledger;
+pub mod net;
 
 pub use account::{Account, AccountChange, BALANCE_MAX, LowBalance, Refusal};
 

@@ -32,11 +32,11 @@ use super::{StartError, StatusValue};
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response, SessionKey};
 use crate::charge::event::Event;
 use crate::charge::time::Time;
+use crate::enabler::net::tls::Tls;
 use crate::wire::diameter::{ResultCode, Time as WallTime};
 use binding::{Holder, ServerBinding, ServerBindings};
 use client::connections::{PeerConnections, PeerStatus};
 use client::peer_table::{Event as PeerEvent, Refused, Request as Outgoing};
-use client::tls::Tls;
 use mapping::Target;
 use profile::CreditControlProfile;
 use server_requests::ServerRequests;
@@ -70,7 +70,7 @@ pub const BINDING: Binding = Binding {
 /// Reads the TLS files of each peer.
 fn check_files(config: &Config) -> Result<(), StartError> {
     config.client.peers.iter().try_for_each(|peer| {
-        let loaded = peer.tls.as_ref().map(|files| Tls::load(peer, files)).transpose();
+        let loaded = peer.tls.as_ref().map(|files| Tls::load(peer.certificate_name(), files)).transpose();
         loaded.map(drop).map_err(|why| StartError(format!("peer {}: {why}", peer.label())))
     })
 }

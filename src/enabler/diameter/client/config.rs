@@ -1,10 +1,8 @@
 //! Configuration of the Diameter client. It is not checked here: `enabler::diameter::Config` makes it from checked
 //! parameters.
 
-use std::fmt;
-use std::net::Ipv6Addr;
-use std::path::PathBuf;
-use std::str::FromStr;
+use crate::enabler::net::address::HostPort;
+use crate::enabler::net::tls::TlsConfig;
 
 /// Maximum length of a DiameterIdentity, in octets: a domain name (RFC 1035, 2.3.4).
 pub const IDENTITY_MAX: usize = 255;
@@ -49,7 +47,7 @@ pub struct PeerConfig {
     /// Its DiameterIdentity; empty: any identity is accepted.
     pub host: String,
     /// Where it listens. A name is resolved for each connection.
-    pub address: PeerAddress,
+    pub address: HostPort,
     /// The open peers with the lowest priority value serve.
     pub priority: u16,
     /// TLS; `None`: plain TCP.
@@ -61,54 +59,10 @@ impl PeerConfig {
     pub fn label(&self) -> String {
         if self.host.is_empty() { self.address.to_string() } else { self.host.clone() }
     }
-}
 
-/// Host and port, written `host:port`, with an IPv6 address in brackets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerAddress {
-    /// A name or an address, without brackets.
-    pub host: String,
-    /// The port, not 0.
-    pub port: u16,
-}
-
-impl FromStr for PeerAddress {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<PeerAddress, ()> {
-        let (host, port) = text.rsplit_once(':').ok_or(())?;
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or(())?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let is_valid = match bare {
-            Some(bare) => bare.parse::<Ipv6Addr>().is_ok(),
-            None => !host.is_empty() && !host.contains([':', '[', ']']),
-        };
-        let host = bare.unwrap_or(host).to_owned();
-        if is_valid { Ok(PeerAddress { host, port }) } else { Err(()) }
+    /// Returns the name that its certificate must contain: its DiameterIdentity or, if none is configured, the host of
+    /// its address.
+    pub fn certificate_name(&self) -> &str {
+        if self.host.is_empty() { &self.address.host } else { &self.host }
     }
-}
-
-impl fmt::Display for PeerAddress {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PeerAddress { host, port } = self;
-        if host.contains(':') { write!(out, "[{host}]:{port}") } else { write!(out, "{host}:{port}") }
-    }
-}
-
-/// PEM files of TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsConfig {
-    /// Trusted certificates for the peer's.
-    pub ca: PathBuf,
-    /// Certificate and key of the local node; `None`: it presents none.
-    pub own: Option<OwnCertificate>,
-}
-
-/// PEM files with a certificate and its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnCertificate {
-    /// The certificate, followed by those between it and the peer's CA.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
 }

@@ -1,8 +1,9 @@
 //! Messages of an Online Charging System, for tests and fuzz targets. `fuzz/checks` includes this file as well, so it
 //! imports the crate by name.
 
-use imcharge::enabler::diameter::client::config::{Config, PeerAddress, PeerConfig};
+use imcharge::enabler::diameter::client::config::{Config, PeerConfig};
 use imcharge::enabler::diameter::client::peer_table::{Counters, PeerTable};
+use imcharge::enabler::net::address::HostPort;
 use imcharge::wire::diameter::base::{
     AbortSessionRequest, CapabilitiesExchangeAnswer, DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer,
     ReAuthRequest,
@@ -28,7 +29,7 @@ pub const OWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 pub fn config(hosts: &[&str]) -> Config {
     let peer = |(priority, host): (usize, &&str)| PeerConfig {
         host: (*host).to_owned(),
-        address: PeerAddress { host: "127.0.0.1".into(), port: 3868 + priority as u16 },
+        address: HostPort { host: "127.0.0.1".into(), port: 3868 + priority as u16 },
         priority: priority as u16,
         tls: None,
     };

@@ -5,7 +5,7 @@
 //! | `connections` | the sockets of all peers around the peer table |
 //! | `peer_table`, `pending` | which connection takes a request, and what becomes of it when that connection is lost |
 //! | `peer`, `capabilities`, `watchdog` | one connection's states |
-//! | `reconnect`, `resolver`, `transport`, `stream`, `tls` | when to connect again, a peer's addresses, its socket |
+//! | `reconnect` | when to connect again, around [`net`](crate::enabler::net) |
 //! | `node` | the local Diameter node |
 
 pub mod capabilities;
@@ -18,8 +18,4 @@ pub mod peer;
 pub mod peer_table;
 pub mod pending;
 pub mod reconnect;
-pub mod resolver;
-pub mod stream;
-pub mod tls;
-pub mod transport;
 pub mod watchdog;

@@ -2,10 +2,9 @@
 
 use super::config::Config;
 use crate::charge::time::Time;
-use crate::simulate;
+use crate::enabler::net::jitter::Jitter;
 use crate::wire::diameter::{EndToEnd, HopByHop};
 use std::cell::Cell;
-use std::hash::{BuildHasher, RandomState};
 
 /// The local node, shared by all connections.
 #[derive(Debug)]
@@ -20,13 +19,12 @@ pub struct LocalNode {
     pub vendor_specific_application: bool,
     next_hop_by_hop: Cell<u32>,
     next_end_to_end: Cell<u32>,
-    random: Cell<u64>,
+    jitter: Jitter,
 }
 
 impl LocalNode {
     /// Creates the node. Identifiers start at a different value each time.
     pub fn new(config: &Config, origin_state_id: u32, now: Time) -> LocalNode {
-        let seed = simulate::random().unwrap_or_else(|| RandomState::new().hash_one(now.0));
         let node = LocalNode {
             origin_host: config.origin_host.clone(),
             origin_realm: config.origin_realm.clone(),
@@ -34,13 +32,13 @@ impl LocalNode {
             vendor_specific_application: config.vendor_specific_application,
             next_hop_by_hop: Cell::new(0),
             next_end_to_end: Cell::new(0),
-            random: Cell::new(seed),
+            jitter: Jitter::new(now),
         };
-        node.next_hop_by_hop.set(node.random() as u32);
+        node.next_hop_by_hop.set(node.jitter.bits() as u32);
         // High 12 bits from the time, the others random (RFC 6733, 3): counting up from here, no identifier of an
         // earlier start is reused within the 4 minutes that the RFC requires.
         let seconds = (now.0 / 1_000_000) as u32;
-        node.next_end_to_end.set(seconds << 20 | node.random() as u32 >> 12);
+        node.next_end_to_end.set(seconds << 20 | node.jitter.bits() as u32 >> 12);
         node
     }
 
@@ -54,18 +52,9 @@ impl LocalNode {
         EndToEnd(advance(&self.next_end_to_end))
     }
 
-    /// Returns a random number from 0 to `most`. Not for secrets.
-    pub fn jitter(&self, most: u64) -> u64 {
-        self.random() % most.saturating_add(1)
-    }
-
-    /// SplitMix64.
-    fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(state);
-        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+    /// Returns the generator of random numbers.
+    pub fn jitter(&self) -> &Jitter {
+        &self.jitter
     }
 }
 

@@ -1,23 +1,19 @@
-//! The connection to one peer: its addresses, its transport, and when to connect again.
+//! The connection to one peer: its transport, and when to connect again.
 
-use super::config::{PeerAddress, PeerConfig};
+use super::config::PeerConfig;
 use super::peer::ReconnectDelay;
-use super::resolver::Resolver;
-use super::tls::Tls;
-use super::transport::Transport;
 use crate::charge::time::Time;
 use crate::enabler::diameter::client::node::LocalNode;
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use crate::enabler::net::back_off::BackOff;
+use crate::enabler::net::dialer::{Dialed, Dialer};
+use crate::enabler::net::tls::Tls;
+use crate::enabler::net::transport::Transport;
 
 /// First delay between two attempts, in microseconds. It doubles with each failure.
 const BACK_OFF_FIRST_MICROS: u64 = 1_000_000;
 
 /// Maximum delay between two attempts, in microseconds.
 const BACK_OFF_MAX_MICROS: u64 = 30_000_000;
-
-/// Interval at which the resolver is polled, in microseconds.
-const RESOLVER_POLL_MICROS: u64 = 20_000;
 
 /// The connection to one peer.
 #[derive(Debug)]
@@ -26,19 +22,14 @@ pub struct Reconnect {
     /// Read from the files by the first connection that can read them.
     tls: Option<Tls>,
     transport: Option<Transport>,
-    /// Address of the current connection, or of the last one.
-    address: Option<SocketAddr>,
-    resolver: Resolver,
-    /// Resolved addresses that have not been tried.
-    untried: VecDeque<SocketAddr>,
+    dialer: Dialer,
     /// When the transport came up.
     up_since: Option<Time>,
     /// When to connect; `None`: never again.
     retry_at: Option<Time>,
     /// Whether to connect only if no other peer serves.
     until_needed: bool,
-    /// Delay after the next failure, in microseconds.
-    back_off: u64,
+    back_off: BackOff,
     /// Why the last connection ended.
     pub last_error: Option<String>,
 }
@@ -61,13 +52,11 @@ impl Reconnect {
             config: config.clone(),
             tls: None,
             transport: None,
-            address: None,
-            resolver: Resolver::default(),
-            untried: VecDeque::new(),
+            dialer: Dialer::new(config.address.clone()),
             up_since: None,
             retry_at: Some(now),
             until_needed: false,
-            back_off: BACK_OFF_FIRST_MICROS,
+            back_off: BackOff::new(BACK_OFF_FIRST_MICROS, BACK_OFF_MAX_MICROS),
             last_error: None,
         }
     }
@@ -126,10 +115,7 @@ impl Reconnect {
 
     /// Returns the sentence for the log.
     pub fn sentence(&self, why: &str) -> String {
-        match self.address {
-            Some(address) => format!("peer {} at {address}: {why}", self.config.label()),
-            None => format!("peer {} at {}: {why}", self.config.label(), self.config.address),
-        }
+        format!("peer {} at {}: {why}", self.config.label(), self.dialer.label())
     }
 
     /// Closes the transport and sets the time of the next attempt, not before the delay that the peer
@@ -148,52 +134,40 @@ impl Reconnect {
         }
         self.last_error = Some(sentence);
         let was_up = self.up_since.take();
-        // A connection that lasted longer than the delay before it resets the delay.
-        if open_since.is_some_and(|since| now.micros_since(since) >= self.back_off) {
-            self.back_off = BACK_OFF_FIRST_MICROS;
+        if let Some(since) = open_since {
+            self.back_off.lasted(now.micros_since(since));
         }
-        if was_up.is_none() && !self.untried.is_empty() {
+        if was_up.is_none() && self.dialer.has_untried() {
             self.retry_at = Some(now);
             return;
         }
-        let delay = self.back_off - self.back_off / 4 + node.jitter(self.back_off / 2);
-        self.back_off = (self.back_off * 2).min(BACK_OFF_MAX_MICROS);
+        let delay = self.back_off.delay(node.jitter());
         // A failed attempt does not lift the restriction.
         self.until_needed = asked.until_needed || (self.until_needed && open_since.is_none());
         let soonest = now.after_seconds(asked.seconds);
         self.retry_at = Some(Time(now.0.saturating_add(delay)).max(soonest));
-        self.untried.clear();
+        self.dialer.forget();
     }
 
     /// Stops further attempts.
     pub fn disable(&mut self) {
         self.retry_at = None;
-        self.untried.clear();
+        self.dialer.forget();
     }
 
     fn connect(&mut self, timeout_seconds: u32, now: Time) -> Result<(), String> {
-        if self.untried.is_empty() {
-            self.address = None;
-            let PeerAddress { host, port } = &self.config.address;
-            match self.resolver.look_up(host, *port, timeout_seconds, now)? {
-                Some(found) => self.untried.extend(found),
-                None => {
-                    self.retry_at = Some(Time(now.0.saturating_add(RESOLVER_POLL_MICROS)));
-                    return Ok(());
-                }
+        let address = match self.dialer.next_address(timeout_seconds, now)? {
+            Dialed::Address(address) => address,
+            Dialed::Later(at) => {
+                self.retry_at = Some(at);
+                return Ok(());
             }
-        }
-        self.address = self.untried.pop_front();
-        let address = self.address.ok_or_else(|| self.no_address())?;
+        };
         if let (None, Some(files)) = (&self.tls, &self.config.tls) {
-            self.tls = Some(Tls::load(&self.config, files)?);
+            self.tls = Some(Tls::load(self.config.certificate_name(), files)?);
         }
         self.transport = Some(Transport::connect(address, self.tls.as_ref(), timeout_seconds, now)?);
         Ok(())
-    }
-
-    fn no_address(&self) -> String {
-        format!("the name {} has no address", self.config.address)
     }
 }
 

@@ -174,7 +174,7 @@ impl Watchdog {
 
     /// SetWatchdog() of the RFC.
     fn set(&mut self, node: &LocalNode, now: Time) {
-        let interval = self.interval.saturating_sub(JITTER_MICROS) + node.jitter(2 * JITTER_MICROS);
+        let interval = self.interval.saturating_sub(JITTER_MICROS) + node.jitter().up_to(2 * JITTER_MICROS);
         self.deadline = Some(Time(now.0.saturating_add(interval)));
     }
 }

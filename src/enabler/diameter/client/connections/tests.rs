@@ -1,8 +1,8 @@
 //! Sockets on the loopback interface, with a Diameter server in a thread.
 
-use super::super::config::{OwnCertificate, TlsConfig};
 use super::*;
 use crate::enabler::diameter::client::fake_peer::*;
+use crate::enabler::net::tls::{OwnCertificate, TlsConfig};
 use crate::wire::diameter::dictionary::Command;
 use crate::wire::diameter::{Framed, frame};
 use std::io::{Read, Write};

@@ -61,10 +61,10 @@ fn delay_of_the_peer_is_respected() {
 #[test]
 fn other_addresses_of_a_name_are_tried_immediately() {
     let (mut reconnect, node) = reconnect();
-    reconnect.untried.push_back("127.0.0.2:3868".parse().expect("an address"));
+    reconnect.dialer.push_untried("127.0.0.2:3868".parse().expect("an address"));
     reconnect.close("refused".into(), ReconnectDelay::default(), None, &node, START);
-    assert_eq!((wait(&reconnect, START), reconnect.untried.len()), (0, 1));
-    reconnect.untried.clear();
+    assert_eq!((wait(&reconnect, START), reconnect.dialer.has_untried()), (0, true));
+    reconnect.dialer.forget();
     reconnect.close("refused".into(), ReconnectDelay::default(), None, &node, START);
     assert_about(wait(&reconnect, START), 1);
 }
@@ -75,7 +75,7 @@ fn name_is_resolved_and_all_addresses_are_tried() {
     let port = server.local_addr().expect("bound").port();
     let (mut reconnect, node) = reconnect();
     // [::1] may be first, where no server listens.
-    reconnect.config.address = format!("localhost:{port}").parse().expect("an address");
+    reconnect.dialer.set_place(format!("localhost:{port}").parse().expect("an address"));
     let mut now = START;
     for _ in 0..10_000 {
         match reconnect.advance(60, true, now) {

@@ -1,4 +1,4 @@
-//! One connection to a peer: non-blocking TCP, with or without TLS.
+//! One connection to a server: non-blocking TCP, with or without TLS.
 
 use super::stream::Stream;
 use super::tls::Tls;
@@ -25,7 +25,7 @@ enum Stage {
     Up,
 }
 
-/// The connection. Its errors are texts that follow "peer x at y: " in the log.
+/// The connection. Its errors are texts that follow the name and the address of the peer in the log.
 #[derive(Debug)]
 pub struct Transport {
     stream: Stream,

@@ -1,15 +1,32 @@
-//! TLS from the first octet on (RFC 6733, 13.1), with a client certificate if one is configured.
+//! TLS of a client that verifies the server, with a client certificate if one is configured.
 
-use super::config::{OwnCertificate, PeerConfig, TlsConfig};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// TLS settings of one peer.
+/// PEM files of TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Trusted certificates for the server's.
+    pub ca: PathBuf,
+    /// Certificate and key of the local node; `None`: it presents none.
+    pub own: Option<OwnCertificate>,
+}
+
+/// PEM files with a certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnCertificate {
+    /// The certificate, followed by those between it and the server's CA.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// TLS settings of one server.
 #[derive(Clone, Debug)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -17,11 +34,9 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files. The peer's certificate must name its DiameterIdentity or, if none is configured, the host of
-    /// its address. The error names the file and the problem.
-    pub fn load(peer: &PeerConfig, files: &TlsConfig) -> Result<Tls, String> {
-        let host = if peer.host.is_empty() { &peer.address.host } else { &peer.host };
-        let name = ServerName::try_from(host.clone());
+    /// Reads the files. The server's certificate must name `host`. The error names the file and the problem.
+    pub fn load(host: &str, files: &TlsConfig) -> Result<Tls, String> {
+        let name = ServerName::try_from(host.to_owned());
         let name = name.map_err(|_| format!("no certificate can name \"{host}\""))?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
