@@ -16,8 +16,8 @@ use imcharge::charge::event::Direction;
 use imcharge::charge::tariff::Weight;
 use imcharge::charge::time::Time;
 use imcharge::shm::gate::{
-    Bound, Chained, Chunk, ChunkDecision, FrameSession, FreeClaim, Index, Opening, Side, Slot, Stream, StreamRecord,
-    StreamState, Table,
+    Bound, Chained, Chunk, ChunkDecision, FrameSession, FreeClaim, Index, Lease, Opening, Side, Slot, Stream,
+    StreamRecord, StreamState, Table,
 };
 use imcharge::shm::queue::{HoldsQueue, Queue, QueueProducer};
 use imcharge::shm::ring::{Consumer, Ends, Full, Producer};
@@ -187,6 +187,7 @@ struct TableMemory {
     /// The chains of names and of messages.
     chains: [Vec<AtomicU32>; 2],
     passed: Vec<AtomicU64>,
+    lease: Lease,
 }
 
 impl TableMemory {
@@ -195,12 +196,15 @@ impl TableMemory {
         let (names, others) = (8, Index::size_for(1));
         let words = |count: usize| (0..count).map(|_| AtomicU64::default()).collect::<Vec<_>>();
         let links = |count: usize| (0..count).map(|_| AtomicU32::default()).collect::<Vec<_>>();
+        let lease = Lease::default();
+        lease.set(Lease::UNLIMITED);
         Arc::new(TableMemory {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             streams: (0..2 * slots + 2).map(|_| StreamRecord::default()).collect(),
             indexes: [words(names), words(others), words(others)],
             chains: [links(names), links(others)],
             passed: words(others),
+            lease,
         })
     }
 
@@ -214,6 +218,7 @@ impl TableMemory {
             messages: Chained { index: messages, next: next_message },
             passed: &self.passed,
             transactions,
+            lease: &self.lease,
         }
     }
 
@@ -374,6 +379,27 @@ fn same_message_at_two_workers_is_charged_once() {
             assert!(memory.table().is_paid(0, opening(1).session, message(5).message));
         });
     }
+}
+
+#[test]
+fn content_around_the_end_of_the_lease_is_paid_for_or_stopped() {
+    model("lease", Some(3), || {
+        let memory = opened(1);
+        memory.slots[0].set_granted(2);
+        let other = Arc::clone(&memory);
+        let worker = thread::spawn(move || pass(&other, 1));
+        memory.lease.set(Time(0));
+        let first = worker.join().expect("a worker ends");
+        memory.lease.set(Lease::UNLIMITED);
+        let rest = memory.table().decide(0, opening(1).session, &Chunk { start: 6, ..message(1) });
+        let is_charged = match first {
+            ChunkDecision::Charged { .. } => true,
+            ChunkDecision::LeaseOver => false,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(rest == ChunkDecision::MessageStopped, !is_charged, "{first:?}, then {rest:?}");
+        assert_eq!(memory.slots[0].counters().1, u32::from(is_charged));
+    });
 }
 
 #[test]

@@ -431,7 +431,8 @@ fn pass(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
         ChunkDecision::Free => {
             assert!(free.is_some_and(|claim| octets <= claim.octets_max.into()), "what is free claims it")
         }
-        ChunkDecision::BeyondGrant | ChunkDecision::MessageStopped | ChunkDecision::Full => {}
+        ChunkDecision::BeyondGrant | ChunkDecision::LeaseOver | ChunkDecision::MessageStopped | ChunkDecision::Full => {
+        }
     }
     match choices.below(4) {
         0 => table.forget_message(at, session, hash),

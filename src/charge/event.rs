@@ -291,6 +291,8 @@ pub struct Sent<'a> {
 pub enum Stop {
     /// Content beyond the grant, or after the gate was closed.
     Beyond,
+    /// Content after the lease of this node: another one may have taken the session over.
+    LeaseOver,
     /// Content of a message that is settled, or of which a chunk was stopped before.
     Message,
     /// Content of a session that has used up its share of the gate's table.

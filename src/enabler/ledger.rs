@@ -16,6 +16,7 @@ pub const BINDING: Binding = Binding {
         debits_without_reservation: false,
         limits_retries: false,
         needs_end_to_end_id: false,
+        shares_sessions: false,
         has_connections: false,
     },
     status_fields: &[],

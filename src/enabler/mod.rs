@@ -69,6 +69,9 @@ pub struct Capabilities {
     pub limits_retries: bool,
     /// Each request carries an end-to-end id: unique in this host, and the same in all copies of the request.
     pub needs_end_to_end_id: bool,
+    /// Other nodes take over the sessions of a node that has died: their states are passed to [`Enabler::replicate`], and
+    /// content passes only until [`Enabler::lease_until`].
+    pub shares_sessions: bool,
     /// There are sockets to poll.
     pub has_connections: bool,
 }

@@ -23,9 +23,11 @@ use super::store::change::{Change, Marks};
 use super::store::{Retention, Store, StoreError};
 use super::tick::Tick;
 use crate::charge::ch2::SessionKey;
+use crate::charge::policy::OnFailure;
 use crate::charge::time::Time;
 use crate::enabler::{Enabler, EnablerEvent};
 use crate::shm::clock;
+use crate::shm::gate::Lease;
 use crate::shm::latency::Latency;
 use crate::shm::region::{EngineState, Region};
 use crate::shm::statistic::Statistic;
@@ -276,9 +278,21 @@ impl Engine {
         Ok(count)
     }
 
+    /// Tells the gate until when content may pass. With `on_failure=grant` it is without a limit: the operator wants service
+    /// while the enabler fails, so what was granted passes until this node knows that another one has taken its sessions
+    /// over.
+    pub(super) fn publish_lease(&self) {
+        let until = match self.region.config.policy.on_failure {
+            OnFailure::Deny => self.enabler.lease_until(),
+            OnFailure::Grant => Lease::UNLIMITED,
+        };
+        self.region.table().lease.set(until);
+    }
+
     /// Lets the enabler read and write its connections, and copies its counters.
     fn serve_enabler(&mut self) {
         self.enabler.work(clock::now());
+        self.publish_lease();
         let response_times = self.enabler.take_response_times();
         response_times.into_iter().for_each(|micros| self.region.latency(Latency::Enabler).add(micros));
         for (name, value) in self.enabler.counters() {

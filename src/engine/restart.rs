@@ -40,6 +40,7 @@ impl Engine {
             after_tables: VecDeque::new(),
             is_ready: false,
         };
+        engine.publish_lease();
         engine.republish_all()?;
         engine.settle_orphaned_sessions()?;
         region.set_engine_ready();

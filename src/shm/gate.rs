@@ -11,6 +11,7 @@
 //! | messages | `messages` | what of each message has passed, and whether more of it may pass |
 //! | decision | `decide` | [`Table::decide`]: whether a chunk of content passes, and what it takes from the grant |
 //! | free content | `free` | content that takes nothing from it |
+//! | lease | `lease` | until when content passes |
 //!
 //! Names are added while the session lives and removed only with its slot, so that content from a former endpoint of the
 //! session is recognised and stopped. Each session has a share of names, streams and messages; a session that has used up
@@ -23,6 +24,7 @@
 mod decide;
 mod free;
 mod index;
+mod lease;
 mod legs;
 mod messages;
 mod slot;
@@ -31,6 +33,7 @@ mod streams;
 pub use decide::{Chunk, ChunkDecision};
 pub use free::{FREE_OCTETS_MAX, FreeClaim};
 pub use index::{Chained, Index, Inserted};
+pub use lease::Lease;
 pub use legs::{DialogState, LegRecord};
 pub use messages::NOTES;
 pub use slot::Slot;
@@ -135,6 +138,8 @@ pub struct Table<'a> {
     pub passed: &'a [AtomicU64],
     /// Transactions of SENDs without a response, and frames that this relay sends to itself.
     pub transactions: Index<'a>,
+    /// Until when content passes.
+    pub lease: &'a Lease,
 }
 
 /// Name of a sender endpoint, from the hash of its URI.

@@ -31,7 +31,7 @@ mod usage;
 
 use super::clock;
 use super::eventfd::{self, EventFd};
-use super::gate::Table;
+use super::gate::{Lease, Table};
 use super::latency::{Histogram, Latency};
 use super::log_limit::NOTICE;
 use super::notification::EventRoutes;
@@ -173,6 +173,9 @@ impl Region {
         let seconds = (clock::wall_ms() / 1000) as u32;
         header.end_to_end_id.store(seconds << 20 | random() as u32 >> 12, Ordering::Relaxed);
         self.reset_tariffs();
+        if !self.config.enabler.capabilities.shares_sessions {
+            header.lease.set(Lease::UNLIMITED);
+        }
         header.magic.store(header::MAGIC, Ordering::Release);
     }
 

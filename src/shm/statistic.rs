@@ -113,6 +113,7 @@ statistics! {
     FramesForged "frames_forged" Counter "MSRP frames refused: sent by the other side of the session than their From-Path names.",
     FramesUnattributed "frames_unattributed" Counter "MSRP frames refused: from a charged endpoint or an IM server, but of no open session.",
     FramesFree "frames_free" Counter "MSRP frames with content that was not charged, because its type is in free_content.",
+    FramesLeaseOver "frames_lease_over" Counter "MSRP frames with content of charged sessions that were stopped after the lease of this node: another one may have taken the sessions over.",
     FramesUnclassified "frames_unclassified" Counter "MSRP messages whose media type is unknown: a Content-Type that is missing, repeated or malformed, or CPIM headers that are malformed or not in the first chunk. They were charged.",
     FilesUnsized "files_unsized" Counter "Files in INVITEs whose a=file-selector has no valid size.",
     FilesOversized "files_oversized" Counter "Files whose stated size is larger than file_size_max, in INVITEs or in documents of file transfer over HTTP. The size was ignored.",

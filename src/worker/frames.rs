@@ -393,6 +393,10 @@ impl Worker {
                 return FrameDecision::Pass;
             }
             ChunkDecision::BeyondGrant => Stop::Beyond,
+            ChunkDecision::LeaseOver => {
+                region.count(Statistic::FramesLeaseOver);
+                Stop::LeaseOver
+            }
             ChunkDecision::MessageStopped => Stop::Message,
             ChunkDecision::Full => Stop::Share,
         };

@@ -325,7 +325,7 @@ impl Messages {
     /// The gate has stopped a frame. After a stopped chunk nothing more of its message passes.
     fn on_stopped(&mut self, message_id: &str, why: Stop, credit: &mut Credit, cx: &mut Context<'_>) {
         cx.record(TraceEvent::new(TraceEventKind::Stopped).about(message_id).by(Rule::from_stop(why)));
-        if !matches!(why, Stop::Beyond | Stop::Message) {
+        if !matches!(why, Stop::Beyond | Stop::LeaseOver | Stop::Message) {
             return;
         }
         let policy = cx.common.policy;

@@ -18,6 +18,8 @@ pub enum Rule {
     Ahead,
     /// A SEND exceeded the grant.
     BeyondGrant,
+    /// The lease of this node is over: another one may have taken the session over.
+    LeaseOver,
     /// An earlier chunk of the message was stopped, or the message is settled.
     MessageStopped,
     /// The session has used up its share of the gate's table.
@@ -113,6 +115,7 @@ impl Rule {
     pub fn from_stop(why: Stop) -> Rule {
         match why {
             Stop::Beyond => Rule::BeyondGrant,
+            Stop::LeaseOver => Rule::LeaseOver,
             Stop::Message => Rule::MessageStopped,
             Stop::Share => Rule::ShareUsed,
             Stop::Forged => Rule::Forged,
@@ -127,6 +130,7 @@ impl Rule {
             Rule::Message => "message",
             Rule::Ahead => "ahead-of-need",
             Rule::BeyondGrant => "beyond-grant",
+            Rule::LeaseOver => "lease-over",
             Rule::MessageStopped => "message-stopped",
             Rule::ShareUsed => "share-used",
             Rule::Forged => "forged",

@@ -52,6 +52,7 @@ pub const BINDING: Binding = Binding {
         debits_without_reservation: true,
         limits_retries: true,
         needs_end_to_end_id: true,
+        shares_sessions: false,
         has_connections: true,
     },
     status_fields: &["host", "address", "state", "in_flight", "last_error"],

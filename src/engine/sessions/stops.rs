@@ -11,6 +11,11 @@ pub fn log(call_id: &str, message_id: &str, why: Stop) {
             target: ONE_A_MINUTE,
             "call {call_id}: message {message_id} was stopped: it is beyond the granted credit"
         ),
+        Stop::LeaseOver => log::warn!(
+            target: ONE_A_MINUTE,
+            "call {call_id}: message {message_id} was stopped: the lease of this node is over, so another node may have \
+             taken the session over (frames_lease_over); check the connection to the database"
+        ),
         Stop::Message => log::warn!(
             target: ONE_A_MINUTE,
             "call {call_id}: more of message {message_id} was stopped, because a part of it was"

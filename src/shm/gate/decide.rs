@@ -7,7 +7,7 @@ use super::slot::Slot;
 use crate::charge::ch2::SessionKey;
 use crate::charge::content::ContentClass;
 use crate::charge::tariff::Weight;
-use crate::shm::sync::Ordering;
+use crate::shm::sync::{AtomicU64, Ordering};
 use crate::simulate::{InjectedBug, is_injected};
 
 /// A chunk of a message's content.
@@ -61,6 +61,8 @@ pub enum ChunkDecision {
     },
     /// Stopped: beyond the grant, or the gate is closed.
     BeyondGrant,
+    /// Stopped: the lease of this node is over, so another one may have taken the session over.
+    LeaseOver,
     /// Stopped: an earlier chunk of the message was stopped, or the message is settled.
     MessageStopped,
     /// Stopped: there is no room to record that it is paid for, or the session's share is used up.
@@ -86,17 +88,23 @@ impl Table<'_> {
             let ends = chunk.is_last && slot.is_paid_by_sender();
             let after = if ends { (after & !STATE) | NEW } else { after };
             let Some(left) = slot.take(amount) else {
-                // The rest of the message is stopped too.
-                let stopped = (seen & !STATE) | STOPPED;
-                match word.compare_exchange(seen, stopped, Ordering::AcqRel, Ordering::Acquire) {
-                    Ok(_) => return ChunkDecision::BeyondGrant,
-                    Err(_) => continue,
+                if stop(word, seen) {
+                    return ChunkDecision::BeyondGrant;
                 }
+                continue;
             };
             // The grant of the next session is set after its key, so a worker that has taken from it sees that key.
             if slot.session() != Some(session) {
                 slot.put_back(amount);
                 return ChunkDecision::BeyondGrant;
+            }
+            // As late as possible: the host may have been stopped at any instruction before. Free content needs no lease.
+            if self.lease.is_over() {
+                slot.put_back(amount);
+                if stop(word, seen) {
+                    return ChunkDecision::LeaseOver;
+                }
+                continue;
             }
             if word.compare_exchange(seen, after, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 let class = class_of(after);
@@ -108,6 +116,11 @@ impl Table<'_> {
             slot.put_back(amount);
         }
     }
+}
+
+/// Stops the rest of a message whose chunk is stopped. Returns whether it did; `false`: the word has changed.
+fn stop(word: &AtomicU64, seen: u64) -> bool {
+    word.compare_exchange(seen, (seen & !STATE) | STOPPED, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
 /// Returns the units that a chunk takes from the grant, and the word after it; `None` if its message is stopped. The chunk

@@ -5,13 +5,17 @@ use super::index::SAME_MAX;
 use super::legs::LEGS_MAX;
 use super::*;
 use crate::charge::content::ContentClass;
+use crate::charge::time::Time;
+use crate::shm::clock;
 use crate::shm::sync::Ordering;
 
-/// A table over leaked memory.
+/// A table over leaked memory, with a lease without a limit.
 fn table(slots: usize) -> Table<'static> {
     fn leak<T: Default>(count: usize) -> &'static [T] {
         Box::leak((0..count).map(|_| T::default()).collect::<Vec<T>>().into_boxed_slice())
     }
+    let lease = Box::leak(Box::<Lease>::default());
+    lease.set(Lease::UNLIMITED);
     let size = Index::size_for(slots * 5);
     let chained = || Chained { index: Index::over(leak(size)), next: leak(size) };
     Table {
@@ -21,6 +25,7 @@ fn table(slots: usize) -> Table<'static> {
         messages: chained(),
         passed: leak(size),
         transactions: Index::over(leak(Index::size_for(16))),
+        lease,
     }
 }
 
@@ -780,5 +785,36 @@ fn message_id_of_a_whole_message_is_charged_again_if_its_sender_pays() {
         assert_eq!(table.decide(9, session, &later), paid(ContentClass::Text));
         assert!(charged(&later), "whatever its range says");
         assert_eq!(table.decide(9, session, &last), ChunkDecision::BeyondGrant);
+    }
+}
+
+/// Content that costs something passes until the lease is over; what is stopped takes nothing.
+#[test]
+fn content_after_the_lease_is_stopped_and_takes_nothing() {
+    for (weights, octets) in [(BY_MESSAGE, 5), (BY_KILOBYTE, 1024)] {
+        let table = table(64);
+        let session = open(&table, 9, &Opening { weights, ..opening(5) });
+        table.slots[9].set_granted(20);
+        let first = Chunk { is_last: false, ..chunk(1, octets) };
+        let second = Chunk { start: octets + 1, ..first };
+        table.lease.set(Time(clock::now().0 + 3_600_000_000));
+        assert!(matches!(table.decide(9, session, &first), ChunkDecision::Charged { amount: 1, .. }));
+        table.lease.set(Time(clock::now().0));
+        assert_eq!(table.decide(9, session, &second), ChunkDecision::LeaseOver);
+        assert_eq!(table.decide(9, session, &chunk(2, octets)), ChunkDecision::LeaseOver);
+        assert_eq!(table.slots[9].counters(), (20, 1));
+        // A new lease: the rest of the message stays stopped, and the other one is charged when it is sent again.
+        table.lease.set(Lease::UNLIMITED);
+        assert_eq!(table.decide(9, session, &second), ChunkDecision::MessageStopped);
+        assert!(matches!(table.decide(9, session, &chunk(2, octets)), ChunkDecision::Charged { amount: 1, .. }));
+    }
+}
+
+#[test]
+fn free_content_needs_no_lease() {
+    for (table, session) in free_tables() {
+        table.lease.set(Time(0));
+        assert_eq!(table.decide(9, session, &free(1, 1, 50)), ChunkDecision::Free);
+        assert_eq!(table.decide(9, session, &chunk(2, 50)), ChunkDecision::LeaseOver);
     }
 }

@@ -2,11 +2,12 @@
 
 use super::layout::Sizes;
 use crate::config::tariffs::TARIFFS_MAX;
+use crate::shm::gate::Lease;
 use crate::shm::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::shm::wakeup::EngineWaker;
 
 /// Identifies the layout: a file with another value is not read. Its last digit counts the layouts.
-pub const MAGIC: u64 = 0x696d_6368_6172_0015;
+pub const MAGIC: u64 = 0x696d_6368_6172_0016;
 
 #[repr(C, align(64))]
 pub(crate) struct Header {
@@ -21,6 +22,8 @@ pub(crate) struct Header {
     slots: AtomicU64,
     /// Keys of the gate's hashes: random, so that a remote party cannot aim at a window of an index.
     pub hash_keys: [AtomicU64; 2],
+    /// Until when content passes the gate.
+    pub lease: Lease,
     pub engine_waker: EngineWaker,
     pub engine_state: AtomicU32,
     pub stop: AtomicU32,

@@ -130,6 +130,7 @@ impl Map {
             },
             passed: self.slice(layout.passed, layout.messages.0),
             transactions: index(layout.transactions),
+            lease: &self.header().lease,
         }
     }
 }
