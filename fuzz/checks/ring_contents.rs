@@ -10,7 +10,7 @@ use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{PriceList, Quota, Tariff, Weight};
 use imcharge::charge::time::Time;
 use imcharge::shm::gate::{
-    Chained, Chunk, ChunkDecision, FrameSession, FreeClaim, Index, Opening, Side, Slot, Stream, StreamRecord,
+    Chained, Chunk, ChunkDecision, FrameSession, FreeClaim, Index, Lease, Opening, Side, Slot, Stream, StreamRecord,
     StreamState, Table,
 };
 use imcharge::shm::notification::Notification;
@@ -269,6 +269,7 @@ struct TableMemory {
     next_message: Vec<AtomicU32>,
     passed: Vec<AtomicU64>,
     transactions: Vec<AtomicU64>,
+    lease: Lease,
 }
 
 /// Slots, and entries of each index.
@@ -292,7 +293,9 @@ impl TableMemory {
             next_message: zeros(),
             passed: zeros(),
             transactions: zeros(),
+            lease: Lease::default(),
         };
+        memory.lease.set(Lease::UNLIMITED);
         let octets = choices.octets();
         let room = size_of_val(memory.streams.as_slice());
         // SAFETY: as for the slots.
@@ -318,6 +321,7 @@ impl TableMemory {
             messages: Chained { index: Index::over(&self.messages), next: &self.next_message },
             passed: &self.passed,
             transactions: Index::over(&self.transactions),
+            lease: &self.lease,
         }
     }
 }
