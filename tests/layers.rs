@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const NAME_BINDINGS: &[&str] = &["enabler", "config"];
 
 /// The bindings of the enabler.
-const BINDINGS: &[&str] = &["diameter", "ledger"];
+const BINDINGS: &[&str] = &["diameter", "ledger", "postgres"];
 
 /// Files outside `ffi` and `host` that may contain `unsafe`: they map shared memory, or call the kernel.
 const UNSAFE_FILES: &[&str] = &[

@@ -20,6 +20,7 @@ mod account;
 pub mod diameter;
 pub mod ledger;
 pub mod net;
+pub mod postgres;
 
 pub use account::{Account, AccountChange, BALANCE_MAX, LowBalance, Refusal};
 

@@ -1,10 +1,11 @@
 //! A non-blocking socket, of the system or of the simulator.
 
 use crate::simulate;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 /// A socket that never blocks.
 #[derive(Debug)]
@@ -29,6 +30,15 @@ impl Stream {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
             _ => Ok(Stream::Tcp(socket.into())),
         }
+    }
+
+    /// Makes the kernel test the connection after this many seconds of silence, and close it if three tests, as many
+    /// seconds apart, fail.
+    pub fn keep_alive(&self, seconds: u64) -> io::Result<()> {
+        let Stream::Tcp(stream) = self else { return Ok(()) };
+        let interval = Duration::from_secs(seconds);
+        let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(3);
+        SockRef::from(stream).set_tcp_keepalive(&keepalive)
     }
 
     /// Whether it is connected. An error is final.

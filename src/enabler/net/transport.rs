@@ -51,6 +51,24 @@ impl Transport {
         Ok(Transport { stream, tls, stage, until, timeout_seconds, buffer })
     }
 
+    /// Begins TLS on a connection that is up: the server has agreed to it. It must be up within the time that was given to
+    /// [`connect`](Transport::connect).
+    pub fn start_tls(&mut self, tls: &Tls) -> Result<(), String> {
+        self.tls = Some(Box::new(tls.connection()?));
+        self.stage = Stage::Handshaking;
+        Ok(())
+    }
+
+    /// Whether it has TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Makes the kernel test a connection that is silent for so long, and close it if three tests fail.
+    pub fn keep_alive(&self, seconds: u64) -> Result<(), String> {
+        self.stream.keep_alive(seconds).map_err(|error| describe(&error))
+    }
+
     /// Returns the descriptor to poll.
     pub fn descriptor(&self) -> RawFd {
         self.stream.descriptor()
@@ -59,6 +77,11 @@ impl Transport {
     /// Whether it waits to write data of TCP or TLS.
     pub fn wants_write(&self) -> bool {
         self.stage == Stage::Connecting || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Whether it is up.
+    pub fn is_up(&self) -> bool {
+        self.stage == Stage::Up
     }
 
     /// When it must be up; `None`: it is up.

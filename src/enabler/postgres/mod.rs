@@ -1,0 +1,3 @@
+//! Accounts in PostgreSQL, shared by several proxies.
+
+pub mod client;
