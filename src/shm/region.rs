@@ -202,6 +202,7 @@ impl Region {
     pub fn statistic(&self, statistic: Statistic) -> u64 {
         match statistic {
             Statistic::OutboxOldestAge => self.oldest_debit().map_or(0, |since| clock::since(since).as_secs()),
+            Statistic::LeaseLeft => self.lease_left(),
             Statistic::EngineUp => u64::from(self.engine_is_up()),
             Statistic::StoreFailing => u64::from(self.is_store_failing()),
             Statistic::ResumeWorkersStuck => self.stuck(|process| !matches!(process, Process::Events(_))),
@@ -213,6 +214,15 @@ impl Region {
             Statistic::EnablerLatencyCount => self.latency(Latency::Enabler).count(),
             Statistic::EnablerLatencySum => self.latency(Latency::Enabler).sum(),
             _ => self.counter(statistic).load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns the seconds that are left of the lease: from the gate, so that they are right while the engine is down; of
+    /// a gate without a limit (`on_failure=grant`), as the engine has last stored them.
+    fn lease_left(&self) -> u64 {
+        match self.table().lease.until() {
+            Lease::UNLIMITED => self.counter(Statistic::LeaseLeft).load(Ordering::Relaxed),
+            until => until.micros_since(clock::now()) / 1_000_000,
         }
     }
 
@@ -472,6 +482,19 @@ mod tests {
         assert!(region.queue_reader(Lane::Events, last + 1).is_err());
         drop(reader);
         assert!(region.queue_reader(Lane::Verdicts, 0).is_ok());
+    }
+
+    #[test]
+    fn lease_left_follows_the_gate_and_without_its_limit_the_engine() {
+        let (_folder, region) = region();
+        let left = || region.statistic(Statistic::LeaseLeft);
+        region.counter(Statistic::LeaseLeft).store(60, Ordering::Relaxed);
+        region.table().lease.set(clock::now().after_seconds(30));
+        assert!((28..30).contains(&left()), "{}", left());
+        region.table().lease.set(Time(1));
+        assert_eq!(left(), 0);
+        region.table().lease.set(Lease::UNLIMITED);
+        assert_eq!(left(), 60);
     }
 
     #[test]
