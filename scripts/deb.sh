@@ -34,6 +34,7 @@ $name ($version) unstable; urgency=medium
 
  -- $maintainer  $date
 END
+install -D -m 644 "$top/kamailio-config/postgres/imcharge.sql" "$tree/usr/share/imcharge/imcharge.sql"
 install -D -m 644 "$top/packaging/kamailio-imcharge.conf" "$tree/usr/lib/systemd/system/kamailio.service.d/imcharge.conf"
 
 # dpkg-shlibdeps needs the folder of a source package.

@@ -181,6 +181,10 @@ fn installed_upgraded_over_an_open_ledger_removed_and_purged() {
     {
         assert!(debian.has(&format!("{EXAMPLES}/{example}")), "no {example}");
     }
+    // The schema of the shared ledger, which operators run by this path.
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/postgres/imcharge.sql");
+    let installed = debian.root.join("usr/share/imcharge/imcharge.sql");
+    assert_eq!(std::fs::read(installed).ok(), std::fs::read(schema).ok());
 
     let proxy = Proxy::start(&debian, "kamailio.cfg");
     proxy.rpc(&["imcharge.account.set", ALICE, "s:100"]).unwrap_or_else(|error| panic!("{error}"));
