@@ -21,6 +21,7 @@ pub mod diameter;
 pub mod ledger;
 pub mod net;
 pub mod postgres;
+pub mod queries;
 
 pub use account::{Account, AccountChange, BALANCE_MAX, LowBalance, Refusal};
 

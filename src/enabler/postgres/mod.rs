@@ -1,3 +1,4 @@
 //! Accounts in PostgreSQL, shared by several proxies.
 
 pub mod client;
+pub mod queries;
