@@ -473,3 +473,6 @@ fn unasked(message: Message) -> String {
         _ => "a message without a query".into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,8 @@ mod authentication;
 mod check;
 pub mod config;
 pub mod connection;
+#[cfg(test)]
+pub(crate) mod fake_server;
 pub mod password;
 mod pending;
 mod row;

@@ -96,7 +96,7 @@ impl Pending {
     pub fn message(&mut self, message: Message) -> Result<Progress, String> {
         self.step = match (self.step, message) {
             (Step::Completed, Message::ReadyForQuery(body)) => return self.finish(body.status()),
-            (_, Message::ErrorResponse(body)) if self.error.is_none() => {
+            (_, Message::ErrorResponse(body)) => {
                 let report = Report::read(body.fields()).map_err(malformed)?;
                 self.is_not_replicated |= report.is_not_replicated;
                 self.error = Some(report.error);

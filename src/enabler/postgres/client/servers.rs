@@ -375,3 +375,6 @@ impl Candidate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
