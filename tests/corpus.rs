@@ -90,6 +90,7 @@ targets! {
     c_abi
     diameter_message
     diameter_peer
+    postgres_client
     msrp_frame
     cpim
     rcs_file

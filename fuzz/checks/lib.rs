@@ -7,8 +7,11 @@ pub mod diameter_message;
 pub mod diameter_peer;
 #[path = "../../src/enabler/diameter/client/fake_peer.rs"]
 pub mod fake_peer;
+#[path = "../../src/enabler/postgres/client/fake_server.rs"]
+pub mod fake_server;
 pub mod msrp_frame;
 pub mod peers_world;
+pub mod postgres_client;
 pub mod rcs_file;
 pub mod ring_contents;
 pub mod sdp;

@@ -195,6 +195,11 @@ impl Connection {
         bytes::Buf::advance(&mut self.output, octets);
     }
 
+    /// Returns the number of octets that the buffers of both directions occupy.
+    pub fn memory(&self) -> usize {
+        self.input.capacity() + self.output.capacity()
+    }
+
     /// Returns the next event.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()

@@ -31,6 +31,8 @@
 
 mod authentication;
 mod check;
+#[cfg(test)]
+mod client_messages;
 pub mod config;
 pub mod connection;
 #[cfg(test)]

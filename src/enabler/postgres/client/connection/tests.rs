@@ -1,6 +1,7 @@
 //! One connection without sockets, and the messages of a server.
 
 use super::*;
+use crate::enabler::postgres::client::client_messages::{client_messages, startup_parameters};
 use crate::enabler::postgres::client::fake_server::*;
 use crate::enabler::postgres::client::value::Type;
 use std::path::Path;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::enabler::net::address::HostPort;
+use crate::enabler::postgres::client::client_messages::client_messages;
 use crate::enabler::postgres::client::fake_server::*;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
