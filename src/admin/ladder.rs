@@ -166,6 +166,8 @@ impl Step {
             | Kind::Renew
             | Kind::End
             | Kind::HostStopped
+            | Kind::TakenOver
+            | Kind::Adopted
             | Kind::Idle
             | Kind::ConnectionLost
             | Kind::Resolved

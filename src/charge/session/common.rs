@@ -70,6 +70,8 @@ pub(super) struct Common {
     pub(super) policy: Policy,
     pub(super) opened: Time,
     pub(super) counts: Counts,
+    /// Another node has taken the session over.
+    pub(super) is_taken_over: bool,
     pub(super) trace: Trace,
     #[serde(skip)]
     pub(super) outputs: ThinVec<Output>,
@@ -98,6 +100,7 @@ impl Common {
             policy,
             opened: now,
             counts: Counts::default(),
+            is_taken_over: false,
             trace: Trace::default(),
             outputs: ThinVec::new(),
         }

@@ -32,7 +32,7 @@ const REFUSED_RETRY_SECONDS: u32 = 1;
 pub(super) struct Credit {
     pub(super) ahead: Ahead,
     pub(super) reservations: Reservations,
-    abandoned: ThinVec<AbandonedReservation>,
+    pub(super) abandoned: ThinVec<AbandonedReservation>,
     granted: Quota,
     /// What the gate took from the grant, as far as SENDs have been read.
     taken: u32,

@@ -6,6 +6,7 @@
 use super::common::Common;
 use super::output::{Decision, EndReason, Output, Verdict};
 use super::rule::{CloseCause, Rule};
+use super::takeover::ClockShift;
 use super::trace::{TraceEvent, TraceEventKind};
 use super::{CLOSED_DIALOG_SECONDS, CLOSED_LINGER_SECONDS, RING_SKEW_SECONDS};
 use crate::charge::event::{Event, Stop};
@@ -231,6 +232,14 @@ impl Dialog {
             _ => return,
         };
         *until = (*until).min(now.after_seconds(seconds_max));
+    }
+
+    /// Moves all times to the clock of this machine.
+    pub(super) fn shift_times(&mut self, shift: ClockShift) {
+        shift.apply(&mut self.last_activity);
+        if let Phase::Cancelled { until } | Phase::Draining { until, .. } | Phase::Closed { until } = &mut self.phase {
+            shift.apply(until);
+        }
     }
 
     /// Repeats outputs for the gate that a stopped engine may not have executed.
@@ -484,6 +493,11 @@ impl Dialog {
         }
         self.connections.reserve_exact(1);
         self.connections.push(connection);
+    }
+
+    /// Forgets all connections: they were those of another machine.
+    pub(super) fn forget_connections(&mut self) {
+        self.connections = ThinVec::new();
     }
 
     /// Forgets a closed connection. Returns whether it carried frames of the session.

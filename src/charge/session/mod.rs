@@ -36,6 +36,8 @@
 //! | `Page` | what is decided about a SIP MESSAGE | `page` |
 //! | `Trace` | events for `explain` | `trace`, `rule` |
 //!
+//! A takeover by another node concerns all of them: `takeover`.
+//!
 //! Messages, not the session, decide what is debited; `Credit` decides when that is requested. `common` holds the terms of
 //! the session and its outputs, and `parts` is the stored form.
 //!
@@ -68,6 +70,7 @@ mod reservation;
 mod rule;
 mod settled;
 mod settlement;
+mod takeover;
 mod trace;
 mod validity;
 

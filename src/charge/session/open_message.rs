@@ -41,6 +41,7 @@ use super::RING_SKEW_SECONDS;
 use super::ranges::Ranges;
 use super::rule::{CloseCause, Rule};
 use super::settlement::Settlement;
+use super::takeover::ClockShift;
 use crate::charge::ch2::Trigger;
 use crate::charge::content::ContentClass;
 use crate::charge::event::{FailureReport, Flag, Sent, transaction_hash};
@@ -500,6 +501,16 @@ impl OpenMessage {
         self.deadline = self.deadline.map(|deadline| deadline.min(latest));
         self.aborted_at = self.aborted_at.map(|aborted| aborted.min(latest));
         self.ended_at = self.ended_at.map(|ended| ended.min(now));
+    }
+
+    /// Moves all times to the clock of this machine.
+    pub(super) fn shift_times(&mut self, shift: ClockShift) {
+        shift.apply_all([&mut self.since, &mut self.last_sent_at]);
+        shift.apply_all(self.outstanding.iter_mut().map(|known| &mut known.deadline));
+        shift.apply_all(self.deadline.iter_mut().chain(&mut self.aborted_at).chain(&mut self.ended_at));
+        if let Some(delayed) = &mut self.delayed {
+            shift.apply_all([&mut delayed.since, &mut delayed.until]);
+        }
     }
 
     /// Octets on the heap.

@@ -146,6 +146,8 @@ pub enum EndReason {
     Idle,
     /// The host that had its connections has stopped.
     HostStopped,
+    /// Another node has taken the session over.
+    TakenOver,
     /// The enabler refused.
     Denied(Denial),
     /// The enabler could not be reached or did not answer.
@@ -172,6 +174,7 @@ impl EndReason {
             EndReason::Script => "ended",
             EndReason::Idle => "idle",
             EndReason::HostStopped => "host-stopped",
+            EndReason::TakenOver => "taken-over",
             EndReason::Denied(denial) => denial.as_str(),
             EndReason::Failed(failure) => failure.as_str(),
             EndReason::EnablerEnded => "enabler-ended",

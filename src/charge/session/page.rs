@@ -160,14 +160,25 @@ impl Session {
     }
 
     fn on_page_outcome(&mut self, outcome: Outcome, at: Time) {
-        let is_granted = self.dialog.is_granted();
         let is_ended = self.dialog.end_reason().is_some();
         let is_late_delivery = matches!(outcome, Outcome::Delivered(_)) && self.was_unanswered();
         if is_ended && !is_late_delivery {
             return;
         }
+        self.common.record(at, outcome.event());
+        self.end_page(outcome, at);
+    }
+
+    /// Ends a MESSAGE whose outcome is not known, because another node has taken the session over.
+    pub(super) fn take_over_page(&mut self, at: Time) {
+        if self.dialog.end_reason().is_none() {
+            self.end_page(Outcome::NoResponse(EndReason::TakenOver), at);
+        }
+    }
+
+    fn end_page(&mut self, outcome: Outcome, at: Time) {
+        let is_granted = self.dialog.is_granted();
         let (credit, messages, mut cx) = self.machines(at);
-        cx.record(outcome.event());
         cx.dialog.end_page(outcome.end_reason(), at);
         if is_granted {
             messages.settle_page(outcome.settlement(&cx.common.policy), credit, &mut cx);
@@ -181,7 +192,10 @@ impl Session {
     fn was_unanswered(&self) -> bool {
         let reason = self.dialog.end_reason();
         self.dialog.is_granted()
-            && matches!(reason, Some(EndReason::Unanswered | EndReason::HostStopped | EndReason::Idle))
+            && matches!(
+                reason,
+                Some(EndReason::Unanswered | EndReason::HostStopped | EndReason::TakenOver | EndReason::Idle)
+            )
     }
 }
 
@@ -352,7 +366,7 @@ impl Common {
         self.page.is_some() && self.policy.model == Model::Prepay
     }
 
-    fn set_page_not_charged(&mut self) {
+    pub(super) fn set_page_not_charged(&mut self) {
         if let Some(page) = self.page.as_deref_mut() {
             page.charge = Charge::NotCharged;
         }

@@ -287,6 +287,11 @@ impl Session {
         self.credit.pending().is_some() || self.debits_pending() > 0 || self.open_messages() > 0
     }
 
+    /// Whether nothing is left to do: the session is closed, and nothing waits for an answer or is still to be requested.
+    pub fn is_settled(&self) -> bool {
+        !self.is_open() && self.is_quiet() && !self.has_unsettled_work()
+    }
+
     /// Returns the messages that were delivered and whose debit is not due yet.
     pub fn unanswered_messages(&self) -> impl Iterator<Item = UnsettledItem<'_>> {
         let delivered = self.messages.open.iter().filter(|message| message.has_content());

@@ -39,7 +39,7 @@ impl Purpose {
         }
     }
 
-    fn debit_mut(&mut self) -> Option<&mut Debit> {
+    pub(super) fn debit_mut(&mut self) -> Option<&mut Debit> {
         match self {
             Purpose::Debit(debit) | Purpose::Refund(debit) => Some(debit),
             Purpose::Reserve(..) | Purpose::Release(_) => None,

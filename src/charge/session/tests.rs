@@ -16,6 +16,7 @@ mod reservation;
 mod restart;
 mod sent;
 mod settlement;
+mod takeover;
 mod traces;
 
 use super::*;
@@ -144,6 +145,12 @@ impl Run {
 
     fn sent(&mut self, sent: Sent<'_>, at: Time) {
         self.event(Event::Sent(sent), at);
+    }
+
+    fn taken_over(&mut self, at: Time) {
+        self.request = None;
+        self.session.on_taken_over(at);
+        self.drain();
     }
 
     fn timer(&mut self, now: Time) {

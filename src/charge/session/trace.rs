@@ -157,6 +157,8 @@ kinds! {
     Bye Money "bye" "BYE.",
     End Money "end" "The script ends the session.",
     HostStopped Money "host-stopped" "The host has stopped.",
+    TakenOver Money "taken-over" "Another node has taken the session over: nothing more passes, and no reservation is left.",
+    Adopted Money "adopted" "This node has taken the session over from a dead one.",
     Idle Money "idle" "No activity for `hold_timeout`.",
     ConnectionLost Traffic "connection-lost" "A connection of the session was closed; messages: those settled by it.",
     Send Traffic "send" "A SEND of the server passed the gate.",

@@ -4,6 +4,7 @@ use super::common::Context;
 use super::credit::Credit;
 use super::dialog::Phase;
 use super::rule::Rule;
+use super::takeover::ClockShift;
 use super::trace::{TraceEvent, TraceEventKind};
 use crate::charge::ch2::Grant;
 use crate::charge::tariff::Quota;
@@ -69,6 +70,10 @@ impl Credit {
             validity.until = validity.until.min(now.after_seconds(validity.seconds));
             validity.is_postponed = false;
         }
+    }
+
+    pub(super) fn shift_validities(&mut self, shift: ClockShift) {
+        shift.apply_all(self.validities_mut().map(|validity| &mut validity.until));
     }
 
     /// Marks reservations that are no longer valid for renewal, whether used or not.

@@ -6,11 +6,11 @@ use crate::charge::event::PageContent;
 
 const OCTETS: u64 = 2000;
 
-fn message(copies: u32) -> Reserve<'static> {
+pub(super) fn message(copies: u32) -> Reserve<'static> {
     Reserve { page: Some(PageContent { class: ContentClass::Text, octets: OCTETS }), ..invite(copies) }
 }
 
-fn page_of(copies: u32, tariff: &str, policy: Policy) -> Run {
+pub(super) fn page_of(copies: u32, tariff: &str, policy: Policy) -> Run {
     let tariff = tariff.parse().expect("a tariff");
     let session = Session::open(KEY, &message(copies), tariff, policy, 0, s(0));
     let mut run = Run { session, out: Vec::new(), request: None, trace: Vec::new() };
@@ -18,21 +18,21 @@ fn page_of(copies: u32, tariff: &str, policy: Policy) -> Run {
     run
 }
 
-fn page(policy: Policy) -> Run {
+pub(super) fn page(policy: Policy) -> Run {
     page_of(0, "message:5", policy)
 }
 
-fn granted_page(policy: Policy) -> Run {
+pub(super) fn granted_page(policy: Policy) -> Run {
     let mut run = page(policy);
     run.accept();
     run
 }
 
-fn prepay() -> Policy {
+pub(super) fn prepay() -> Policy {
     policy(|p| p.model = Model::Prepay)
 }
 
-fn delivered(code: u16) -> Event<'static> {
+pub(super) fn delivered(code: u16) -> Event<'static> {
     Event::Delivered { code, transaction: None }
 }
 
