@@ -3,7 +3,7 @@
 use super::sessions::SessionTable;
 use crate::charge::ch2::{Request, SessionKey};
 use crate::charge::event::Event;
-use crate::enabler::{Call, Enabler, ReservationState, ServerRequest};
+use crate::enabler::{AccountCommand, Call, Enabler, ReservationState, ServerRequest, SessionState};
 use crate::shm::clock;
 use crate::shm::gate::Opening;
 use crate::shm::record;
@@ -36,8 +36,12 @@ pub enum Effect {
         /// The reply.
         reply: record::Reply,
     },
+    /// Pass the new state of a session to the enabler, for other nodes.
+    Replicate(SessionState),
     /// Send a request to the enabler.
     Ask(Request),
+    /// Let the enabler change an account.
+    ChangeAccount(AccountCommand),
     /// Answer a request of the enabler's server.
     Answer {
         /// The request.
@@ -56,7 +60,13 @@ pub enum Effect {
 impl Effect {
     /// Whether it must wait until the commit survives a power failure, because it leaves this machine.
     pub fn leaves_the_machine(&self) -> bool {
-        matches!(self, Effect::Ask(_) | Effect::Answer { .. })
+        matches!(self, Effect::Replicate(_) | Effect::Ask(_) | Effect::ChangeAccount(_) | Effect::Answer { .. })
+    }
+
+    /// Whether it is the state of a session, which goes before the requests of its tick: a node that takes the session over
+    /// must know of them.
+    pub fn is_state(&self) -> bool {
+        matches!(self, Effect::Replicate(_))
     }
 
     /// Whether it must wait for the tables, which the sender of the command may read next.
@@ -84,7 +94,9 @@ impl SessionTable {
                     self.add_free_slot(slot);
                 }
                 Effect::Reply { process, sequence, reply } => write_reply(region, process, sequence, reply),
+                Effect::Replicate(state) => enabler.replicate(state),
                 Effect::Ask(request) => self.ask_enabler(request, enabler),
+                Effect::ChangeAccount(command) => enabler.change_account(command, clock::now()),
                 Effect::Answer { request, event, state } => enabler.answer(request, &event, state),
                 Effect::Count(statistic) => region.count(statistic),
                 Effect::Add(statistic, amount) => {
@@ -109,6 +121,10 @@ impl SessionTable {
 
 fn write_reply(region: &Region, process: u32, sequence: u64, reply: record::Reply) {
     let slot = region.reply_slot(process as usize);
+    // The process has given up waiting for this command, and a later one is answered.
+    if slot.sequence.load(Ordering::Relaxed) >= sequence {
+        return;
+    }
     slot.code.store(reply.result as u32, Ordering::Relaxed);
     slot.balance.store(reply.balance, Ordering::Relaxed);
     slot.held.store(reply.held, Ordering::Relaxed);

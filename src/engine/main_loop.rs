@@ -224,7 +224,7 @@ impl Engine {
         self.wait_for_silence(begun)?;
         let open = self.sessions.open_sessions();
         self.in_portions(&open, SessionTable::host_stopped)?;
-        while self.sessions.has_open() && clock::since(begun) < SETTLE_TIMEOUT {
+        while (self.sessions.has_open() || !self.after_sync.is_empty()) && clock::since(begun) < SETTLE_TIMEOUT {
             self.process()?;
             self.publish_delayed()?;
             clock::pause(STOP_POLL_INTERVAL);
@@ -384,7 +384,8 @@ impl Engine {
         crash_point();
         let needs_sync =
             |effect: &Effect| effect.leaves_the_machine() && !simulate::is_injected(InjectedBug::AskedBeforeSync);
-        let (outward, rest): (Vec<_>, Vec<_>) = effects.into_iter().partition(needs_sync);
+        let (mut outward, rest): (Vec<_>, Vec<_>) = effects.into_iter().partition(needs_sync);
+        outward.sort_by_key(|effect| !effect.is_state());
         let (replies, local): (Vec<_>, Vec<_>) = rest.into_iter().partition(Effect::is_reply);
         self.after_sync.extend(outward.into_iter().map(|effect| (sequence, effect)));
         self.after_tables.extend(replies.into_iter().map(|effect| (sequence, effect)));

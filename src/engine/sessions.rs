@@ -9,6 +9,7 @@ mod notify;
 mod outputs;
 mod pair;
 mod stops;
+mod takeover;
 
 use super::effects::Effect;
 use super::outstanding::Outstanding;
@@ -16,7 +17,7 @@ use super::store::{StoreError, StoredSession};
 use super::tick::Tick;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Entry, Event, Sent};
-use crate::charge::session::Decision;
+use crate::charge::session::{Decision, EndReason};
 use crate::charge::time::Time;
 use crate::shm::clock;
 use crate::shm::record::Record;
@@ -24,7 +25,8 @@ use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
 use crate::simulate::{self, InjectedBug};
 use ask::{Pace, left_of_cap};
-use entry::SessionEntry;
+use commands::WaitingCommands;
+use entry::{Copy, SessionEntry};
 use invite::EarlyEvents;
 use notify::claim_slot;
 use std::cmp::Reverse;
@@ -59,6 +61,7 @@ pub struct SessionTable {
     outstanding: Outstanding,
     /// Messages that each account was granted while no enabler answered, and that are not settled.
     uncovered: HashMap<Box<str>, u32>,
+    waiting_commands: WaitingCommands,
 }
 
 impl SessionTable {
@@ -79,6 +82,7 @@ impl SessionTable {
             debits_pending: 0,
             outstanding: Outstanding::default(),
             uncovered: HashMap::new(),
+            waiting_commands: WaitingCommands::default(),
         };
         for StoredSession { row, instance, opened_at, session } in stored {
             let key = session.key();
@@ -89,7 +93,7 @@ impl SessionTable {
             // A verdict is taken before the commit that stores the decision.
             let has_verdict = session.decision().is_some();
             let entry = SessionEntry::new(session, row, instance, opened_at);
-            let entry = SessionEntry { is_stored: true, has_verdict, ..entry };
+            let entry = SessionEntry { is_stored: true, copy: Copy::Uncertain, has_verdict, ..entry };
             table.sessions.insert(key, Box::new(entry));
         }
         table.take_over_slots(region);
@@ -122,7 +126,8 @@ impl SessionTable {
         }
         // A session without a verdict has no slot in the gate yet, but needs one for its grant.
         let is_paired = entry.session.is_paired();
-        let needs_slot = (entry.session.is_open() || is_paired) && !entry.session.is_page();
+        let is_connected = !entry.session.is_page() && entry.session.end_reason() != Some(EndReason::HostStopped);
+        let needs_slot = (entry.session.is_open() || is_paired) && is_connected;
         if needs_slot && entry.slot.is_none() && entry.instance == tick.instance {
             entry.slot = self.free_slots.pop();
             // Of two sessions of an INVITE, the one that was refused needs its gate as well.

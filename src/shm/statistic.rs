@@ -105,6 +105,7 @@ statistics! {
     AnswersOther "answers_other" Answers "Answers of the enabler with another Result-Code, or that cannot be used.",
     AnswersNone "answers_none" Answers "Requests to the enabler without an answer.",
     SessionsActive "sessions_active" Gauge "Open sessions.",
+    SessionsUnreadable "sessions_unreadable" Counter "Sessions of dead nodes whose state could not be decoded: what they held was released, and their outstanding messages were not debited.",
     OutboxDepth "outbox_depth" Gauge "Debits not yet acknowledged by the enabler.",
     OutboxOldestAge "outbox_oldest_age" Seconds "Age of the oldest unacknowledged debit; 0 if there is none.",
     HoldsStuck "holds_stuck" Gauge "Sessions that ended more than a minute ago and still hold credit.",

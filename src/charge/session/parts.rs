@@ -77,6 +77,14 @@ impl Messages {
         self.changed_parts = parts.into_iter().collect();
     }
 
+    /// Number of the first item of all lists.
+    fn first_number(&self) -> Option<u32> {
+        let debits = [&self.debits, &self.refundable, &self.refunds];
+        let first = debits.into_iter().filter_map(|list| list.first()).map(Numbered::number);
+        let open = self.open.first().map(|message| message.number());
+        first.chain(open).chain(self.settled.first().map(Numbered::number)).min()
+    }
+
     fn lists(&self, part: u32) -> Lists<&[Box<OpenMessage>], &[SettledMessage], &[Debit]> {
         let [debits, refundable, refunds] =
             [&self.debits, &self.refundable, &self.refunds].map(|list| in_part(list, part));
@@ -106,6 +114,15 @@ impl Session {
     pub fn take_changed_parts(&mut self) -> Vec<(u32, Vec<u8>)> {
         let changed = std::mem::take(&mut self.messages.changed_parts);
         changed.into_iter().map(|part| (part, self.messages.stored_part(part))).collect()
+    }
+
+    /// Returns number and stored form of all parts. `with_empty`: also of those that hold nothing any more.
+    pub fn all_parts(&self, with_empty: bool) -> Vec<(u32, Vec<u8>)> {
+        let messages = &self.messages;
+        let last = messages.next_number / PART_ITEMS;
+        let first = if with_empty { 1 } else { messages.first_number().map_or(last + 1, |number| number / PART_ITEMS) };
+        let parts = (first.max(1)..=last).map(|part| (part, messages.stored_part(part)));
+        parts.filter(|(_, form)| with_empty || !form.is_empty()).collect()
     }
 
     /// Restores a session from its head and its parts, in the order of their numbers. `None`: another version wrote it.

@@ -75,6 +75,11 @@ impl Session {
         self.on_event(&Event::HostStopped, now);
     }
 
+    /// This node has taken the session over again, from the node that it had lost it to.
+    pub fn set_regained(&mut self) {
+        self.common.is_taken_over = false;
+    }
+
     /// Returns whether another node has taken the session over.
     pub fn is_taken_over(&self) -> bool {
         self.common.is_taken_over

@@ -59,7 +59,7 @@ pub(super) fn change_account(tick: &mut Tick<'_>, command: &AccountCommand<'_>) 
     Ok(reply(CommandResult::Done, after))
 }
 
-fn refused(refusal: Refusal) -> CommandResult {
+pub(super) fn refused(refusal: Refusal) -> CommandResult {
     match refusal {
         Refusal::AboveMaximum => CommandResult::AboveMaximum,
         Refusal::BelowLimit => CommandResult::BelowLimit,
@@ -68,7 +68,7 @@ fn refused(refusal: Refusal) -> CommandResult {
     }
 }
 
-fn reply(result: CommandResult, Account { balance, held, limit, .. }: Account) -> Reply {
+pub(super) fn reply(result: CommandResult, Account { balance, held, limit, .. }: Account) -> Reply {
     Reply { result, balance, held, limit }
 }
 

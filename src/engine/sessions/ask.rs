@@ -3,12 +3,13 @@
 use super::SessionTable;
 use super::accounts::write_account_update;
 use super::entry::SessionEntry;
+use super::notify::notify_low_balance;
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
 use crate::charge::content::ContentClass;
 use crate::charge::session::{Rule, Session};
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
-use crate::enabler::{AccountUpdate, EnablerEvent, ReservationState};
+use crate::enabler::{AccountUpdate, Accounts, EnablerEvent, ReservationState};
 use crate::engine::effects::Effect;
 use crate::engine::store::StoreError;
 use crate::engine::store::change::{Change, Debit};
@@ -75,11 +76,18 @@ impl SessionTable {
                 }
                 Ok(())
             }
-            // No binding of today shares sessions or changes accounts.
-            EnablerEvent::TakenOver
-            | EnablerEvent::Adopted(_)
-            | EnablerEvent::AccountChanged { .. }
-            | EnablerEvent::LowBalance { .. } => Ok(()),
+            EnablerEvent::TakenOver => self.taken_over(tick),
+            EnablerEvent::Adopted(adopted) => self.adopt(tick, &adopted),
+            EnablerEvent::AccountChanged { number, outcome, account } => {
+                self.account_changed(tick, number, outcome, account);
+                Ok(())
+            }
+            EnablerEvent::LowBalance { id, account, session } => {
+                let session = session.and_then(|key| self.sessions.get(&key)).map(|entry| &entry.session);
+                tick.count(Statistic::LowBalances);
+                notify_low_balance(tick, &id, &account, session);
+                Ok(())
+            }
             EnablerEvent::Response { session, number, response, may_be_at } => {
                 let Some(entry) = self.sessions.get_mut(&session) else { return Ok(()) };
                 if let Some(server_binding) = may_be_at {
@@ -155,10 +163,14 @@ pub(super) fn ask(
     mut request: Request,
 ) -> Result<Option<(u32, Response)>, StoreError> {
     let number = request.number;
-    // Each message is debited once.
+    // Each message is debited once. A database with accounts knows its debits itself, and must hear of one that ends a
+    // reservation.
+    let asks_database = tick.region.config.enabler.capabilities.accounts == Accounts::InDatabase;
     let is_debited = match &request.operation {
-        Operation::Debit { message_id, part, .. } => tick.store.is_debited(entry.row, debit_key(message_id), *part)?,
-        Operation::Reserve { .. } | Operation::Refund { .. } | Operation::Release => false,
+        Operation::Debit { message_id, part, .. } if !asks_database => {
+            tick.store.is_debited(entry.row, debit_key(message_id), *part)?
+        }
+        _ => false,
     };
     match tick.enabler.in_tick() {
         Some(rules) => {

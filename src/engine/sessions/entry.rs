@@ -5,6 +5,8 @@ use crate::charge::event::Event;
 use crate::charge::session::Session;
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
+use crate::enabler::SessionState;
+use crate::engine::effects::Effect;
 use crate::engine::store::change::{Change, MessageRecord, SessionChange};
 use crate::engine::tick::Tick;
 use crate::shm::region::Region;
@@ -12,6 +14,17 @@ use std::num::NonZeroI64;
 
 /// Drift between the monotonic and the wall clock, in microseconds, from which the times of trace events are corrected.
 const CLOCK_DRIFT_MAX_MICROS: u64 = 2_000_000;
+
+/// What other nodes have of the state of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copy {
+    /// Nothing: it is new, or settled.
+    Missing,
+    /// It may lack the last changes: an engine may have died before it sent them.
+    Uncertain,
+    /// Everything that was written.
+    Current,
+}
 
 /// A session, with what the engine keeps beside its state.
 pub(super) struct SessionEntry {
@@ -28,6 +41,8 @@ pub(super) struct SessionEntry {
     pub opened_at: i64,
     /// Whether the store knows it.
     pub is_stored: bool,
+    /// What other nodes have of its state.
+    pub copy: Copy,
     /// UNIX milliseconds.
     pub closed_at: Option<NonZeroI64>,
     /// Whether it has changed since the last commit.
@@ -53,6 +68,7 @@ impl SessionEntry {
             scheduled: None,
             opened_at,
             is_stored: false,
+            copy: Copy::Missing,
             closed_at: None,
             is_dirty: false,
             debits_pending: 0,
@@ -90,8 +106,40 @@ impl SessionEntry {
         let opened = (!self.is_stored).then_some((self.instance, self.opened_at));
         self.is_stored = true;
         let (head, parts) = (self.session.head(), self.session.take_changed_parts());
+        self.replicate(tick, &head, &parts);
         let (row, closed_at) = (self.row, self.closed_at.map(NonZeroI64::get));
         tick.store.put_session(SessionChange { row, opened, closed_at, head, parts }, &self.session);
+    }
+
+    /// Passes the state to the enabler, for other nodes, if they need it.
+    fn replicate(&mut self, tick: &mut Tick<'_>, head: &[u8], changed: &[(u32, Vec<u8>)]) {
+        if self.session.is_settled() {
+            return self.remove_copy(tick);
+        }
+        if !tick.region.config.enabler.capabilities.shares_sessions || self.session.is_taken_over() {
+            return;
+        }
+        let parts = match self.copy {
+            Copy::Missing => self.session.all_parts(false),
+            Copy::Uncertain => self.session.all_parts(true),
+            Copy::Current => changed.to_vec(),
+        };
+        self.copy = Copy::Current;
+        tick.effects.push(Effect::Replicate(self.state(Some(head.to_vec()), parts)));
+    }
+
+    /// Removes the copy of the state that other nodes have, if there is one.
+    pub fn remove_copy(&mut self, tick: &mut Tick<'_>) {
+        let is_shared = tick.region.config.enabler.capabilities.shares_sessions && !self.session.is_taken_over();
+        if is_shared && self.copy != Copy::Missing {
+            self.copy = Copy::Missing;
+            tick.effects.push(Effect::Replicate(self.state(None, Vec::new())));
+        }
+    }
+
+    fn state(&self, head: Option<Vec<u8>>, parts: Vec<(u32, Vec<u8>)>) -> SessionState {
+        let (session, opened_at) = (self.session.key(), self.opened_at);
+        SessionState { session, account: self.session.account().into(), opened_at, head, parts }
     }
 
     /// Adds new trace events to the commit.

@@ -81,9 +81,10 @@ impl SessionTable {
     }
 
     /// Removes the session from memory. Its history stays.
-    fn on_forget(&mut self, tick: &mut Tick<'_>, key: SessionKey) {
+    pub(super) fn on_forget(&mut self, tick: &mut Tick<'_>, key: SessionKey) {
         let Some(mut entry) = self.sessions.remove(&key) else { return };
         entry.write_trace(tick);
+        entry.remove_copy(tick);
         tick.store.put(Change::Forgotten { row: entry.row });
         tick.effects.extend(entry.slot.map(Effect::Free));
         self.drop_stale_closed();
