@@ -22,6 +22,8 @@ pub mod ledger;
 pub mod net;
 pub mod postgres;
 pub mod queries;
+#[cfg(test)]
+pub mod scripted;
 
 pub use account::{Account, AccountChange, BALANCE_MAX, LowBalance, Refusal};
 

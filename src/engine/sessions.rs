@@ -165,6 +165,12 @@ impl SessionTable {
         found.into_iter().map(|(key, _)| *key).collect()
     }
 
+    /// Returns the pending request of a session.
+    #[cfg(test)]
+    pub fn pending(&self, key: SessionKey) -> Option<crate::charge::ch2::Request> {
+        self.sessions.get(&key)?.session.pending()
+    }
+
     /// Whether any session is open.
     pub fn has_open(&self) -> bool {
         self.open > 0

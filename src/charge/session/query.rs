@@ -270,6 +270,12 @@ impl Session {
         Some(self.credit.request(pending, &self.common))
     }
 
+    /// Returns the pending request.
+    #[cfg(test)]
+    pub fn pending(&self) -> Option<Request> {
+        self.credit.pending().map(|pending| self.credit.request(pending, &self.common))
+    }
+
     /// Returns the rule that decided the pending debit, if it has this number.
     pub fn pending_rule(&self, number: u32) -> Option<Rule> {
         let pending = self.credit.pending().filter(|pending| pending.number == number)?;

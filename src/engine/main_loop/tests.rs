@@ -1,5 +1,7 @@
 //! The main loop with a Diameter server at the other end of a real socket.
 
+mod takeover;
+
 use super::*;
 use crate::charge::event::Suspended;
 use crate::charge::service::ChargedContent;

@@ -247,3 +247,25 @@ fn adopted_message_is_settled_as_without_a_final_response() {
     copy.accept();
     assert_eq!(copy.closed(), Some("host-stopped"));
 }
+
+/// Parts that hold nothing any more are named, so that a copy that still has them loses them.
+#[test]
+fn all_parts_of_a_session_include_empty_ones_on_demand() {
+    const IDS: [&str; 40] = [
+        "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19",
+        "20", "21", "22", "23", "24", "25", "26", "27", "28", "29", "30", "31", "32", "33", "34", "35", "36", "37",
+        "38", "39",
+    ];
+    let mut run = Run::open_with(100, policy(|p| p.cases.client_error = Settle::Release));
+    for (transaction, id) in IDS.into_iter().enumerate() {
+        run.sent(whole(id, transaction as u64), s(1));
+        run.event(responded(transaction as u64, 413), s(1));
+    }
+    assert_eq!(run.session.all_parts(false), []);
+    assert_eq!(run.session.all_parts(true), [(1, vec![]), (2, vec![])]);
+    run.sent(whole("last", 99), s(1));
+    let [(part, form)] = &run.session.all_parts(false)[..] else { panic!("one part") };
+    assert_eq!((*part, &run.session.all_parts(true)), (2, &vec![(1, vec![]), (2, form.clone())]));
+    let parts = [form.as_slice()];
+    assert_eq!(Session::load(&run.session.head(), parts).map(|copy| copy.open_messages()), Some(1));
+}
