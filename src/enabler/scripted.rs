@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// The binding. An engine that it starts gets an enabler of its own, which the test replaces.
+/// The binding. It starts an enabler with the script that [`use_script`] has set for the thread.
 pub static BINDING: Binding = Binding {
     name: "scripted",
     capabilities: Capabilities {
@@ -25,8 +25,17 @@ pub static BINDING: Binding = Binding {
     check: |_| Ok(()),
     check_files: |_| Ok(()),
     session_id: |_, _, _| None,
-    new: |_, _, _| Ok(Box::<Scripted>::default()),
+    new: |_, _, _| Ok(Box::new(Scripted(SCRIPT.with_borrow(Rc::clone)))),
 };
+
+thread_local! {
+    static SCRIPT: RefCell<Rc<RefCell<Script>>> = RefCell::default();
+}
+
+/// Sets the script of the enablers that this thread starts.
+pub fn use_script(script: &Rc<RefCell<Script>>) {
+    SCRIPT.set(Rc::clone(script));
+}
 
 /// Something that the engine has given to the enabler.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +57,12 @@ pub struct Script {
     pub events: VecDeque<EnablerEvent>,
     /// See [`Enabler::lease_until`].
     pub lease_until: Time,
-    /// How much had been given when the enabler was told to leave.
+    /// How much had been given at the call of [`Enabler::leave`].
     pub given_at_leave: usize,
 }
 
 /// The enabler.
-#[derive(Default)]
-pub struct Scripted(pub Rc<RefCell<Script>>);
+struct Scripted(Rc<RefCell<Script>>);
 
 impl Enabler for Scripted {
     fn ask(&mut self, request: Request, _call: &Call<'_>, _now: Time, _wall_seconds: i64) {

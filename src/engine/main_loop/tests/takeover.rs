@@ -4,7 +4,7 @@ use super::*;
 use crate::charge::ch2::{Denial, Operation, Request, Reservation, Response};
 use crate::charge::policy::OnFailure;
 use crate::charge::session::Session;
-use crate::enabler::scripted::{BINDING, Given, Script, Scripted};
+use crate::enabler::scripted::{BINDING, Given, Script, use_script};
 use crate::enabler::{Account, AccountChange, AccountOutcome, AdoptedSession, Refusal, SessionState};
 use crate::engine::store::LEDGER;
 use crate::shm::notification::{EventRoutes, Kind, NotificationReader, Outcome};
@@ -49,27 +49,20 @@ impl Node {
         let mut config = Config { state_dir: folder.path().to_owned(), enabler: &BINDING, ..Config::default() };
         change(&mut config);
         let region = preflight::create_region(config, 1).expect("a region");
+        let script = Rc::new(RefCell::new(Script { lease_until: lease_of_an_hour(), ..Script::default() }));
+        use_script(&script);
         let engine = Engine::start(&region).unwrap_or_else(|error| panic!("{error}"));
         let worker = Worker::attach(&region, 0).expect("not attached yet");
-        let script = Rc::new(RefCell::new(Script { lease_until: lease_of_an_hour(), ..Script::default() }));
-        let mut node = Node { engine, worker, script, folder, _file: RegionFile(region) };
-        node.connect();
-        node
-    }
-
-    /// Connects the engine to the enabler of the test.
-    fn connect(&mut self) {
-        self.engine.enabler = Box::new(Scripted(Rc::clone(&self.script)));
+        Node { engine, worker, script, folder, _file: RegionFile(region) }
     }
 
     /// Kills the engine and starts another one.
     fn restart(self) -> Node {
         let Node { engine, worker, script, folder, _file } = self;
         drop(engine);
+        use_script(&script);
         let engine = Engine::start(&_file.0).unwrap_or_else(|error| panic!("{error}"));
-        let mut node = Node { engine, worker, script, folder, _file };
-        node.connect();
-        node
+        Node { engine, worker, script, folder, _file }
     }
 
     /// Runs ticks until everything has left the engine, and returns what the enabler was given.
@@ -324,7 +317,7 @@ fn orderly_stop_hands_over_the_last_state_before_the_enabler_leaves() {
 }
 
 #[test]
-fn lease_ends_at_the_gate_unless_service_goes_on_while_the_enabler_fails() {
+fn lease_ends_at_the_gate_unless_failures_grant() {
     for (on_failure, passes) in [(OnFailure::Deny, false), (OnFailure::Grant, true)] {
         let mut node = Node::with(|config| config.policy.on_failure = on_failure);
         node.open(1);
