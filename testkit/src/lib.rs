@@ -6,6 +6,7 @@ mod events;
 pub mod load;
 pub mod ocs;
 pub mod parties;
+pub mod postgres;
 pub mod proxy;
 
 pub use events::{CLIENT, ENABLER, Event, Events, PROXY, SERVER};
