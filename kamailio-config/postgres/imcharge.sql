@@ -241,7 +241,7 @@ BEGIN
   IF p_node IS NULL OR p_identity IS NULL OR coalesce(p_lease_ms, 0) <= 0 THEN
     RAISE invalid_parameter_value USING MESSAGE = 'join: node, identity and lease are required';
   END IF;
-  IF current_setting('client_min_messages') NOT IN ('warning', 'notice') THEN
+  IF current_setting('client_min_messages') = 'error' THEN
     PERFORM set_config('client_min_messages', 'warning', true);
   END IF;
   LOOP
@@ -387,12 +387,15 @@ RETURNS TABLE(item int, result smallint, granted bigint, balance bigint, held bi
   became_low bool)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, imcharge, pg_temp
--- Plans by index, in the order of the keys, also while the tables are small or were not analysed.
+-- One plan for all calls: from the requests to the rows, by primary key. Statistics do not matter: a table that was empty
+-- when they were made may be large now.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_material = off
+SET enable_memoize = off
 SET jit = off
 AS $$
 #variable_conflict use_column
@@ -408,8 +411,6 @@ DECLARE
   v_settled bytea[];
   v_settled_accounts text[];
   v_updated int;
-  -- States that are in no row yet.
-  v_states_left int;
   -- Locked and new accounts, in the order of id. state: 0 unchanged, 1 changed, 2 new.
   a_ids text[]; a_created timestamptz[]; a_limits bigint[]; a_fulls bigint[]; a_lows bool[]; a_balances bigint[];
   a_helds bigint[]; a_debiteds bigint[]; a_states smallint[];
@@ -424,11 +425,10 @@ DECLARE
   v_session bytea;
   v_owned bool; v_has_row bool; v_writes bool;
   v_available bigint; v_wanted bigint; v_from_hold bigint; v_from_balance bigint; v_rest bigint; v_session_held bigint;
-  v_was_low bool;
-  -- Rows to write: changed sessions, new sessions, debits.
-  s_sessions bytea[]; s_numbers bigint[]; s_kinds smallint[]; s_granted bigint[]; s_balances bigint[]; s_helds bigint[];
-  n_sessions bytea[]; n_accounts text[]; n_opened bigint[]; n_numbers bigint[]; n_granted bigint[]; n_balances bigint[];
-  n_helds bigint[];
+  v_was_low bool; v_is_latest bool;
+  -- Rows to write: sessions, debits.
+  s_sessions bytea[]; s_accounts text[]; s_opened bigint[]; s_numbers bigint[]; s_kinds smallint[]; s_granted bigint[];
+  s_balances bigint[]; s_helds bigint[];
   d_items int[]; d_at timestamptz[]; d_units bigint[]; d_from_hold bigint[]; d_balances bigint[]; d_helds bigint[];
   d_limits bigint[]; d_lows bool[];
 BEGIN
@@ -448,7 +448,7 @@ BEGIN
     RAISE invalid_parameter_value USING MESSAGE = 'tick: an argument is missing or out of range, or lengths of arrays differ';
   END IF;
   -- The warning of an unconfirmed commit must reach the proxy.
-  IF current_setting('client_min_messages') NOT IN ('warning', 'notice') THEN
+  IF current_setting('client_min_messages') = 'error' THEN
     PERFORM set_config('client_min_messages', 'warning', true);
   END IF;
 
@@ -468,7 +468,6 @@ BEGIN
 
   SELECT coalesce(array_agg(u.session), '{}'), coalesce(array_agg(u.account), '{}') INTO v_settled, v_settled_accounts
     FROM unnest(p_state_sessions, p_state_accounts, p_states) AS u(session, account, state) WHERE u.state IS NULL;
-  v_states_left := cardinality(p_state_sessions) - cardinality(v_settled);
 
   -- Commands of operators come first.
   IF 7 <= ANY (p_kinds) THEN
@@ -511,9 +510,8 @@ BEGIN
     v_account := NULL;
     v_session := NULL;
     v_later := NULL;
-    s_sessions := NULL; s_numbers := NULL; s_kinds := NULL; s_granted := NULL; s_balances := NULL; s_helds := NULL;
-    n_sessions := NULL; n_accounts := NULL; n_opened := NULL; n_numbers := NULL; n_granted := NULL; n_balances := NULL;
-    n_helds := NULL;
+    s_sessions := NULL; s_accounts := NULL; s_opened := NULL; s_numbers := NULL; s_kinds := NULL; s_granted := NULL;
+    s_balances := NULL; s_helds := NULL;
     d_items := NULL; d_at := NULL; d_units := NULL; d_from_hold := NULL; d_balances := NULL; d_helds := NULL;
     d_limits := NULL; d_lows := NULL;
 
@@ -535,9 +533,9 @@ BEGIN
         FROM unnest(p_kinds, p_sessions, p_numbers, p_accounts, p_quotas, p_units, p_holds, p_messages, p_parts,
             p_octets, p_opened)
           WITH ORDINALITY AS u(kind, session, number, account, quota, units, holds, message, part, octets, opened, ord)
-        LEFT JOIN imcharge.sessions s ON s.session = u.session
-        LEFT JOIN imcharge.debits d ON d.session = CASE WHEN u.kind IN (2, 3, 5) THEN u.session END
-          AND d.message_id = u.message AND d.part = u.part
+        LEFT JOIN LATERAL (SELECT x.* FROM imcharge.sessions x WHERE x.session = u.session LIMIT 1) s ON true
+        LEFT JOIN LATERAL (SELECT x.* FROM imcharge.debits x WHERE u.kind IN (2, 3, 5) AND x.session = u.session
+          AND x.message_id = u.message AND x.part = u.part LIMIT 1) d ON true
         WHERE (u.kind BETWEEN 7 AND 10) IS NOT TRUE AND (v_todo IS NULL OR u.ord = ANY (v_todo))
         ORDER BY u.account COLLATE "C", u.session, u.ord
     LOOP
@@ -698,28 +696,17 @@ BEGIN
               refund_held = v_held, refund_limit = v_limit
             WHERE d.session = r.session AND d.message_id = r.message AND d.part = r.part;
         END IF;
-        IF v_owned AND r.number > r.s_number THEN
+        -- The row changes with each later request of its owner, and if another node takes units that it holds.
+        v_is_latest := r.kind = 1 OR (v_owned AND r.number > r.s_number);
+        IF v_is_latest OR (v_has_row AND v_from_hold + v_rest <> 0) THEN
           s_sessions := s_sessions || r.session;
-          s_numbers := s_numbers || r.number;
-          s_kinds := s_kinds || r.kind;
-          s_granted := s_granted || granted;
-          s_balances := s_balances || v_balance;
+          s_accounts := s_accounts || r.account;
+          s_opened := s_opened || r.opened;
+          s_numbers := s_numbers || CASE WHEN v_is_latest THEN r.number ELSE r.s_number END;
+          s_kinds := s_kinds || CASE WHEN v_is_latest THEN r.kind ELSE r.s_kind END;
+          s_granted := s_granted || CASE WHEN v_is_latest THEN granted ELSE r.s_granted END;
+          s_balances := s_balances || CASE WHEN v_is_latest THEN v_balance ELSE r.s_balance END;
           s_helds := s_helds || v_session_held;
-        ELSIF v_has_row AND v_from_hold + v_rest <> 0 THEN
-          s_sessions := s_sessions || r.session;
-          s_numbers := s_numbers || r.s_number;
-          s_kinds := s_kinds || r.s_kind;
-          s_granted := s_granted || r.s_granted;
-          s_balances := s_balances || r.s_balance;
-          s_helds := s_helds || v_session_held;
-        ELSIF r.kind = 1 THEN
-          n_sessions := n_sessions || r.session;
-          n_accounts := n_accounts || r.account;
-          n_opened := n_opened || coalesce(r.opened, 0);
-          n_numbers := n_numbers || r.number;
-          n_granted := n_granted || granted;
-          n_balances := n_balances || v_balance;
-          n_helds := n_helds || v_session_held;
         END IF;
       END IF;
       IF v_at_account > 0 THEN
@@ -735,10 +722,12 @@ BEGIN
       RETURN NEXT;
     END LOOP;
 
-    UPDATE imcharge.accounts a SET balance = u.balance, held = u.held, debited = u.debited, is_low = u.is_low
-      FROM (SELECT * FROM unnest(a_ids, a_states, a_balances, a_helds, a_debiteds, a_lows)
-        AS u(id, state, balance, held, debited, is_low) WHERE u.state = 1) u
-      WHERE a.id = u.id;
+    -- MERGE with a branch for missing rows, which none of these is: its plan begins with the source.
+    MERGE INTO imcharge.accounts AS a
+      USING (SELECT * FROM unnest(a_ids, a_states, a_balances, a_helds, a_debiteds, a_lows)
+        AS u(id, state, balance, held, debited, is_low) WHERE u.state = 1) u ON a.id = u.id
+      WHEN MATCHED THEN UPDATE SET balance = u.balance, held = u.held, debited = u.debited, is_low = u.is_low
+      WHEN NOT MATCHED THEN INSERT (id) VALUES (u.id);
     IF cardinality(a_ids) > v_locked THEN
       INSERT INTO imcharge.accounts(id, created_at, credit_limit, full_left, is_low, balance, held, debited)
         SELECT u.id, u.created, u.credit_limit, u.full_left, u.is_low, u.balance, u.held, u.debited
@@ -760,78 +749,62 @@ BEGIN
           FROM unnest(d_items, d_at, d_units, d_from_hold, d_balances, d_helds, d_limits, d_lows)
             AS u(item, at, units, from_hold, balance, held, credit_limit, low);
     END IF;
-    IF n_sessions IS NOT NULL THEN
-      WITH opened AS (
-        INSERT INTO imcharge.sessions AS s (session, account, opened_at, origin_node, node, epoch, number, kind, result,
-            granted, balance, held, state)
-          SELECT n.session, n.account, n.opened, p_node, p_node, p_epoch, n.number, 1, 0, n.granted, n.balance, n.held, t.state
-            FROM unnest(n_sessions, n_accounts, n_opened, n_numbers, n_granted, n_balances, n_helds)
-                AS n(session, account, opened, number, granted, balance, held)
-              LEFT JOIN unnest(p_state_sessions, p_states) AS t(session, state) ON t.session = n.session
-            ORDER BY n.session
-          RETURNING s.state)
-      SELECT v_states_left - count(o.state) INTO v_states_left FROM opened o;
-    END IF;
-    IF s_sessions IS NOT NULL OR (v_states_left > 0 AND v_todo IS NULL) THEN
-      WITH changed AS (
-        UPDATE imcharge.sessions AS s SET number = coalesce(e.number, s.number), kind = coalesce(e.kind, s.kind),
+    IF s_sessions IS NOT NULL OR (v_todo IS NULL AND cardinality(p_state_sessions) > cardinality(v_settled)) THEN
+      -- In the order of keys. e.number NULL: no request; of a session without a row, that it only has a state.
+      MERGE INTO imcharge.sessions AS s
+        USING (SELECT coalesce(u.session, t.session) AS session, coalesce(u.account, t.account) AS account,
+              coalesce(u.opened, t.opened, 0) AS opened, u.number, u.kind, u.granted, u.balance, u.held, t.state
+            FROM unnest(s_sessions, s_accounts, s_opened, s_numbers, s_kinds, s_granted, s_balances, s_helds)
+                AS u(session, account, opened, number, kind, granted, balance, held)
+              FULL JOIN (SELECT * FROM unnest(p_state_sessions, p_state_accounts, p_state_opened, p_states)
+                AS t(session, account, opened, state) WHERE t.state IS NOT NULL AND v_todo IS NULL) t
+              ON t.session = u.session
+            ORDER BY 1) e
+          ON s.session = e.session
+        WHEN MATCHED AND s.node = p_node AND s.epoch = p_epoch THEN
+          UPDATE SET number = coalesce(e.number, s.number), kind = coalesce(e.kind, s.kind),
             granted = coalesce(e.granted, s.granted), balance = coalesce(e.balance, s.balance),
-            held = coalesce(e.held, s.held),
-            state = CASE WHEN s.node = p_node AND s.epoch = p_epoch THEN coalesce(e.state, s.state) ELSE s.state END,
-            adopted_from = CASE WHEN s.node = p_node AND s.epoch = p_epoch THEN NULL ELSE s.adopted_from END
-          FROM (SELECT session, u.number, u.kind, u.granted, u.balance, u.held, t.state
-            FROM unnest(s_sessions, s_numbers, s_kinds, s_granted, s_balances, s_helds)
-                AS u(session, number, kind, granted, balance, held)
-              FULL JOIN (SELECT * FROM unnest(p_state_sessions, p_states) AS t(session, state)
-                WHERE t.state IS NOT NULL AND v_todo IS NULL AND NOT t.session = ANY (coalesce(n_sessions, '{}'))) t
-              USING (session)
-            ORDER BY session) e
-          WHERE s.session = e.session AND (e.number IS NOT NULL OR (s.node = p_node AND s.epoch = p_epoch))
-          RETURNING e.state)
-      SELECT v_states_left - count(c.state) INTO v_states_left FROM changed c;
+            held = coalesce(e.held, s.held), state = coalesce(e.state, s.state), adopted_from = NULL
+        WHEN MATCHED AND e.number IS NOT NULL THEN
+          UPDATE SET held = e.held
+        WHEN NOT MATCHED AND octet_length(e.session) = 16 AND octet_length(e.account) BETWEEN 1 AND 1000 THEN
+          INSERT (session, account, opened_at, origin_node, node, epoch, number, kind, result, granted, balance, held, state)
+            VALUES (e.session, e.account, e.opened, p_node, p_node, p_epoch, coalesce(e.number, -1), coalesce(e.kind, 0), 0,
+              coalesce(e.granted, 0), coalesce(e.balance, 0), coalesce(e.held, 0), e.state);
     END IF;
     EXIT WHEN v_later IS NULL;
     v_todo := v_later;
   END LOOP;
 
-  -- Sessions without a request yet. Those of other owners have a row, and are not touched.
-  IF v_states_left > 0 THEN
-    INSERT INTO imcharge.sessions(session, account, opened_at, origin_node, node, epoch, number, kind, result, granted,
-        balance, held, state)
-      SELECT t.session, t.account, coalesce(t.opened, 0), p_node, p_node, p_epoch, -1, 0, 0, 0, 0, 0, t.state
-        FROM unnest(p_state_sessions, p_state_accounts, p_state_opened, p_states) AS t(session, account, opened, state)
-        WHERE t.state IS NOT NULL AND octet_length(t.session) = 16 AND octet_length(t.account) BETWEEN 1 AND 1000
-          AND NOT EXISTS (SELECT FROM imcharge.sessions s WHERE s.session = t.session)
-        ORDER BY t.session
-      ON CONFLICT DO NOTHING;
-  END IF;
   IF cardinality(v_settled) > 0 THEN
     -- What a settled session still holds returns to the balance.
-    WITH settled AS (
+    WITH gone AS (
       DELETE FROM imcharge.sessions s
         WHERE s.session = ANY (v_settled) AND s.node = p_node AND s.epoch = p_epoch
           AND (s.held = 0 OR (s.account = ANY (v_settled_accounts) AND EXISTS (SELECT FROM imcharge.accounts a
             WHERE a.id = s.account AND a.balance + s.held <= c_units_max AND a.held >= s.held)))
-        RETURNING s.session, s.account, s.held),
-    returned AS (
-      UPDATE imcharge.accounts a SET balance = a.balance + b.held, held = a.held - b.held
-        FROM (SELECT s.account, sum(s.held)::bigint AS held FROM settled s WHERE s.held > 0 GROUP BY s.account) b
-        WHERE a.id = b.account)
-    DELETE FROM imcharge.session_parts p USING settled s WHERE p.session = s.session;
+        RETURNING s.session, s.account, s.held)
+    SELECT array_agg(g.session), array_agg(g.account) FILTER (WHERE g.held > 0), array_agg(g.held) FILTER (WHERE g.held > 0)
+      INTO s_sessions, s_accounts, s_helds FROM gone g;
+    FOR v_next IN 1 .. coalesce(cardinality(s_accounts), 0) LOOP
+      UPDATE imcharge.accounts a SET balance = a.balance + s_helds[v_next], held = a.held - s_helds[v_next]
+        WHERE a.id = s_accounts[v_next];
+    END LOOP;
+    DELETE FROM imcharge.session_parts p WHERE p.session = ANY (s_sessions);
   END IF;
   IF cardinality(p_part_sessions) > 0 THEN
+    s_sessions := ARRAY(SELECT s.session FROM imcharge.sessions s
+      WHERE s.session = ANY (p_part_sessions) AND s.node = p_node AND s.epoch = p_epoch);
     DELETE FROM imcharge.session_parts p
-      USING unnest(p_part_sessions, p_part_numbers, p_part_states) AS u(session, part, state), imcharge.sessions s
-      WHERE s.session = u.session AND s.node = p_node AND s.epoch = p_epoch AND p.session = u.session
-        AND CASE WHEN u.part = -1
-          THEN NOT EXISTS (SELECT FROM unnest(p_part_sessions, p_part_numbers, p_part_states) AS k(session, part, state)
-            WHERE k.session = p.session AND k.part = p.part AND octet_length(k.state) > 0)
-          ELSE p.part = u.part AND octet_length(u.state) = 0 END;
+      WHERE p.session = ANY (s_sessions) AND EXISTS (
+        SELECT FROM unnest(p_part_sessions, p_part_numbers, p_part_states) AS u(session, part, state)
+          WHERE u.session = p.session AND octet_length(u.state) = 0 AND (u.part = p.part OR (u.part = -1 AND NOT EXISTS (
+            SELECT FROM unnest(p_part_sessions, p_part_numbers) AS k(session, part)
+              WHERE k.session = p.session AND k.part = p.part))));
     INSERT INTO imcharge.session_parts AS p (session, part, state)
       SELECT DISTINCT ON (u.session, u.part) u.session, u.part, u.state
-        FROM unnest(p_part_sessions, p_part_numbers, p_part_states) WITH ORDINALITY AS u(session, part, state, ord),
-          imcharge.sessions s
-        WHERE s.session = u.session AND s.node = p_node AND s.epoch = p_epoch AND u.part >= 0 AND octet_length(u.state) > 0
+        FROM unnest(p_part_sessions, p_part_numbers, p_part_states) WITH ORDINALITY AS u(session, part, state, ord)
+        WHERE u.session = ANY (s_sessions) AND u.part >= 0 AND octet_length(u.state) > 0
         ORDER BY u.session, u.part, u.ord DESC
       ON CONFLICT (session, part) DO UPDATE SET state = EXCLUDED.state;
   END IF;
@@ -869,7 +842,7 @@ DECLARE
   v_has_sessions bool;
   v_is_taken bool;
 BEGIN
-  IF current_setting('client_min_messages') NOT IN ('warning', 'notice') THEN
+  IF current_setting('client_min_messages') = 'error' THEN
     PERFORM set_config('client_min_messages', 'warning', true);
   END IF;
   PERFORM FROM imcharge.nodes n WHERE n.name IN (p_node, p_dead) ORDER BY n.name FOR UPDATE;
@@ -922,7 +895,7 @@ DECLARE
   v_again bytea[];
   v_new bytea[];
 BEGIN
-  IF current_setting('client_min_messages') NOT IN ('warning', 'notice') THEN
+  IF current_setting('client_min_messages') = 'error' THEN
     PERFORM set_config('client_min_messages', 'warning', true);
   END IF;
   UPDATE imcharge.nodes n SET epoch = n.epoch WHERE n.name = p_node AND n.epoch = p_epoch AND NOT n.is_fenced;
@@ -958,7 +931,7 @@ SET enable_bitmapscan = off
 SET jit = off
 AS $$
 BEGIN
-  IF current_setting('client_min_messages') NOT IN ('warning', 'notice') THEN
+  IF current_setting('client_min_messages') = 'error' THEN
     PERFORM set_config('client_min_messages', 'warning', true);
   END IF;
   UPDATE imcharge.nodes n SET epoch = n.epoch WHERE n.name = p_node AND n.epoch = p_epoch AND NOT n.is_fenced;

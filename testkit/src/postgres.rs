@@ -79,11 +79,8 @@ impl Cluster {
                 give(&to);
             }
         }
-        let mut settings = settings(&setup);
-        settings.extend(setup.settings.iter().cloned());
-        let lines = settings.iter().map(|setting| format!("{}\n", quoted(setting)));
-        let mut file = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).expect("initdb wrote it");
-        file.write_all(lines.collect::<String>().as_bytes()).expect("the folder is writable");
+        append_settings(&data, &settings(&setup));
+        append_settings(&data, &setup.settings);
         let mut cluster =
             Cluster { servers: vec![Server::start(data, NAMES[0])], primary: 0, setup: setup.clone(), folder };
         cluster.primary().execute("postgres", "CREATE DATABASE imcharge");
@@ -93,7 +90,7 @@ impl Cluster {
             cluster.add_standby(name);
         }
         if setup.synchronous && setup.standbys > 0 {
-            cluster.primary().wait_for_commit();
+            cluster.make_synchronous();
         }
         cluster
     }
@@ -101,6 +98,15 @@ impl Cluster {
     /// Starts one server without standbys.
     pub fn single() -> Cluster {
         Cluster::new(Setup::default())
+    }
+
+    /// Makes commits wait for one of the standbys, on each server that is or becomes the primary.
+    fn make_synchronous(&self) {
+        for server in &self.servers {
+            server.append_settings(&["synchronous_standby_names=ANY 1 (a, b, c)".to_owned()]);
+            server.execute("postgres", "SELECT pg_reload_conf()");
+        }
+        self.primary().wait_for_standby();
     }
 
     /// Returns the primary.
@@ -180,7 +186,7 @@ impl Cluster {
 /// Settings of all servers, as `name=value`.
 fn settings(setup: &Setup) -> Vec<String> {
     let switch = |on: bool| if on { "on" } else { "off" };
-    let mut settings = vec![
+    vec![
         "listen_addresses=127.0.0.1".to_owned(),
         "unix_socket_directories=".to_owned(),
         format!("fsync={}", switch(setup.fsync)),
@@ -189,17 +195,17 @@ fn settings(setup: &Setup) -> Vec<String> {
         "max_wal_size=4GB".to_owned(),
         "max_connections=60".to_owned(),
         "wal_retrieve_retry_interval=100ms".to_owned(),
-    ];
-    if setup.synchronous && setup.standbys > 0 {
-        settings.push("synchronous_standby_names=ANY 1 (a, b, c)".to_owned());
-    }
-    settings
+    ]
 }
 
-/// Turns `name=value` into a line of postgresql.conf.
-fn quoted(setting: &str) -> String {
-    let (name, value) = setting.split_once('=').expect("name=value");
-    format!("{name} = '{}'", value.replace('\'', "''"))
+/// Appends settings, as `name=value`, to the configuration of a server.
+fn append_settings(data: &Path, settings: &[String]) {
+    let lines = settings.iter().map(|setting| {
+        let (name, value) = setting.split_once('=').expect("name=value");
+        format!("{name} = '{}'\n", value.replace('\'', "''"))
+    });
+    let mut file = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).expect("initdb wrote it");
+    file.write_all(lines.collect::<String>().as_bytes()).expect("the folder is writable");
 }
 
 /// One PostgreSQL server. Dropping it ends its processes.
@@ -304,8 +310,12 @@ impl Server {
         format!("host=127.0.0.1 port={} user=postgres", self.port)
     }
 
-    /// Waits until a commit is confirmed by a standby.
-    fn wait_for_commit(&self) {
+    fn append_settings(&self, settings: &[String]) {
+        append_settings(&self.data, settings);
+    }
+
+    /// Waits until a synchronous standby follows.
+    pub fn wait_for_standby(&self) {
         let sql = "SELECT count(*) FROM pg_stat_replication WHERE state='streaming' AND sync_state IN ('sync','quorum')";
         let is_streaming = || self.value("postgres", sql) != "0";
         assert!(eventually(WITHIN, is_streaming), "server {}: no standby follows", self.name);
