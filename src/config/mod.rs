@@ -17,7 +17,7 @@ use crate::config::free_content::FreeContent;
 use crate::config::im_servers::ImServers;
 use crate::config::tariffs::{TariffRow, TariffTable};
 pub use crate::enabler::{AccountChange, Accounts, BALANCE_MAX};
-use crate::enabler::{BINDINGS, Binding, LowBalance, ParameterError, Settings, diameter};
+use crate::enabler::{BINDINGS, Binding, LowBalance, ParameterError, Settings, diameter, postgres};
 use crate::wire::identity::Preference;
 use std::path::PathBuf;
 
@@ -109,6 +109,8 @@ pub struct Config {
     pub enabler: &'static Binding,
     /// The parameters of `enabler=diameter`.
     pub diameter: diameter::Settings,
+    /// The parameters of `enabler=postgres`.
+    pub postgres: postgres::Settings,
     /// KEMI function that is called for events (Kamailio); `None`: the native event routes run.
     pub event_callback: Option<String>,
     /// What happens to MSRP frames that belong to no charged session (OpenSIPS).
@@ -190,7 +192,13 @@ impl Config {
 
     /// Returns the parameters of the enabler.
     pub fn enabler_settings(&self) -> Settings<'_> {
-        Settings { default_balance: self.default_balance, unit: self.unit, diameter: &self.diameter }
+        Settings {
+            default_balance: self.default_balance,
+            low_balance: self.low_balance,
+            unit: self.unit,
+            diameter: &self.diameter,
+            postgres: &self.postgres,
+        }
     }
 
     /// Seconds within which the enabler answers a request, at most.
@@ -224,6 +232,7 @@ impl Default for Config {
             records: RecordSettings::default(),
             enabler: &BINDINGS[0],
             diameter: diameter::Settings::default(),
+            postgres: postgres::Settings::default(),
             event_callback: None,
             no_session: NoSession::Pass,
         }

@@ -2,11 +2,11 @@
 
 use super::parameter::ParameterType::{Format, Integer, Text};
 use super::parameter::{Parameter, ParameterHost};
-use super::records::{self, RecordFormat};
+use super::records::RecordFormat;
 use super::{BALANCE_MAX, Bypass, DirectionRule, NoSession, Subscriber};
 use crate::charge::policy::{DebitOn, Model, OnFailure, Resend};
-use crate::enabler::Binding;
-use crate::enabler::diameter;
+use crate::enabler::postgres::TakeoverRule as Takeover;
+use crate::enabler::{Binding, diameter, node, postgres};
 use crate::wire::identity::{self, Preference};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -50,9 +50,14 @@ const UNSIGNED32: &str = "a whole number from 0 to 4294967295";
 
 /// Every parameter, in the order of the manual.
 pub const PARAMETERS: &[Parameter] = &[
-    Parameter::new(c"enabler", Text, Some("ledger"), "ledger or diameter", "The charging back end.", |config, text| {
-        store(&mut config.enabler, Binding::from_name(text))
-    }),
+    Parameter::new(
+        c"enabler",
+        Text,
+        Some("ledger"),
+        "ledger, diameter or postgres",
+        "The charging back end.",
+        |config, text| store(&mut config.enabler, Binding::from_name(text)),
+    ),
     Parameter::new(
         c"state_dir",
         Text,
@@ -312,7 +317,50 @@ pub const PARAMETERS: &[Parameter] = &[
         None,
         "at most 128 letters, digits, dots, hyphens and underscores, beginning with a letter or digit",
         "Name of this node in charging records and their file names; not set: the host name.",
-        |config, text| store(&mut config.records.node, records::node(text).map(Some)),
+        |config, text| store(&mut config.records.node, node::parse(text).map(Some)),
+    ),
+    Parameter::new(
+        c"postgres",
+        Text,
+        None,
+        "host=NAME, and optionally ;port=1..65535, ;dbname=NAME, ;user=NAME, ;password_file=PATH and ;tls=verify or off",
+        "A server of the shared ledger; may be set several times.",
+        |config, text| text.parse().ok().map(|server| config.postgres.servers.push(server)),
+    ),
+    Parameter::new(
+        c"node",
+        Text,
+        None,
+        "at most 128 letters, digits, dots, hyphens and underscores, beginning with a letter or digit",
+        "Name of this node in the shared ledger; not set: the host name.",
+        |config, text| store(&mut config.postgres.node, node::parse(text).map(Some)),
+    ),
+    Parameter::new(
+        c"lease",
+        Integer,
+        Some("60"),
+        "a whole number from 10 to 600",
+        "Seconds for which each answer of the shared ledger lets this node relay.",
+        |config, text| store(&mut config.postgres.lease, number(text, postgres::LEASE_SECONDS)),
+    ),
+    Parameter::new(
+        c"takeover",
+        Text,
+        Some("settle"),
+        "settle or off",
+        "What this node does with the sessions of a dead node.",
+        |config, text| {
+            let takeovers = [("settle", Takeover::Settle), ("off", Takeover::Off)];
+            store(&mut config.postgres.takeover, word(text, &takeovers))
+        },
+    ),
+    Parameter::new(
+        c"postgres_async",
+        Text,
+        Some("no"),
+        "no or yes",
+        "Whether a server without a synchronous standby is accepted.",
+        |config, text| store(&mut config.postgres.accepts_async, word(text, &[("no", false), ("yes", true)])),
     ),
     Parameter::new(c"origin_host", Text, None, IDENTITY, "Origin-Host of this node.", |config, text| {
         store(&mut config.diameter.origin_host, diameter::identity(text))
@@ -369,7 +417,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Integer,
         Some("10"),
         "a whole number from 1 to 600",
-        "Seconds that an answer of the OCS may take (Tx, RFC 8506, 13).",
+        "Seconds that an answer of the OCS (Tx, RFC 8506, 13) or of the shared ledger may take.",
         |config, text| store(&mut config.diameter.tx_timeout, number(text, 1..=600)),
     ),
     Parameter::new(
@@ -382,9 +430,14 @@ pub const PARAMETERS: &[Parameter] = &[
             store(&mut config.policy.resend, word(text, &[("again", Resend::Again), ("hold", Resend::Hold)]))
         },
     ),
-    Parameter::new(c"tls_ca", Text, None, PEM_FILE, "Certificates that peers are verified with.", |config, text| {
-        store(&mut config.diameter.tls_ca, path(text))
-    }),
+    Parameter::new(
+        c"tls_ca",
+        Text,
+        None,
+        PEM_FILE,
+        "Certificates that peers and servers are verified with.",
+        |config, text| store(&mut config.diameter.tls_ca, path(text)),
+    ),
     Parameter::new(c"tls_certificate", Text, None, PEM_FILE, "Certificate of this node.", |config, text| {
         store(&mut config.diameter.tls_certificate, path(text))
     }),
@@ -454,6 +507,11 @@ mod tests {
         ("cdr_file_size", "4096"),
         ("cdr_file_seconds", "60"),
         ("cdr_node", "proxy1.example.org"),
+        ("postgres", "host=db1.example.org;port=6432;dbname=charging;user=proxy;password_file=/etc/imcharge/password"),
+        ("node", "proxy1"),
+        ("lease", "600"),
+        ("takeover", "off"),
+        ("postgres_async", "yes"),
         ("origin_host", "proxy.example.org"),
         ("origin_realm", "example.org"),
         ("destination_realm", "ocs.example.org"),
@@ -525,6 +583,8 @@ mod tests {
             ("rating_group", "4294967296"),
             ("currency_exponent", "10"),
             ("tx_timeout", "0"),
+            ("lease", "9"),
+            ("lease", "601"),
         ] {
             assert!(Config::default().set(name, wrong).is_err(), "{name}={wrong}");
         }

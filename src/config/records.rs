@@ -1,5 +1,6 @@
 //! Parameters of the charging records (`cdr_...`).
 
+use crate::enabler::node;
 use std::path::PathBuf;
 
 /// Format of the files of charging records.
@@ -42,20 +43,9 @@ impl Default for RecordSettings {
     }
 }
 
-/// Longest name of a node, in octets. A file name, at most 255 octets long, has room for it.
-const NODE_MAX: usize = 128;
-
-/// Parses the name of a node: letters, digits, dot, hyphen and underscore, and it begins with a letter or digit.
-pub(super) fn node(text: &str) -> Option<String> {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-    let begins = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    (begins && text.len() <= NODE_MAX && text.bytes().all(is_allowed)).then(|| text.to_owned())
-}
-
 impl RecordSettings {
     /// Returns the name of this node: as configured, or the host name.
     pub fn node_name(&self) -> String {
-        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().and_then(|name| node(name.trim()));
-        self.node.clone().or_else(host).unwrap_or_else(|| "imcharge".into())
+        node::name(self.node.as_deref())
     }
 }

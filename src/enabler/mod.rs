@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`ledger`] | in the engine's store | within the tick, by [`InTick`] |
 //! | [`diameter`] | at an Online Charging System | later, as an [`EnablerEvent`] |
+//! | [`postgres`] | in a database that several nodes use | later, as an [`EnablerEvent`] |
 //!
 //! # The two ways to answer
 //!
@@ -20,6 +21,7 @@ mod account;
 pub mod diameter;
 pub mod ledger;
 pub mod net;
+pub mod node;
 pub mod postgres;
 pub mod queries;
 #[cfg(test)]
@@ -36,10 +38,19 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 /// All bindings, in the order of the manual. The first is the default.
-pub static BINDINGS: [Binding; 2] = [ledger::BINDING, diameter::BINDING];
+pub static BINDINGS: [Binding; 3] = [ledger::BINDING, diameter::BINDING, postgres::BINDING];
 
-/// Starts a binding, given its settings, the first end-to-end id and the time.
-type Constructor = fn(&Settings<'_>, u32, Time) -> Result<Box<dyn Enabler>, StartError>;
+/// Starts a binding, given its settings, the state directory and the time.
+type Constructor = fn(&Settings<'_>, StateDirectory, Time) -> Result<Box<dyn Enabler>, StartError>;
+
+/// What identifies the state directory of an engine at the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateDirectory {
+    /// Rises with each start that has lost all sessions (Origin-State-Id of RFC 6733, 8.16).
+    pub state_id: u32,
+    /// Random number of the ledger file in it.
+    pub ledger: u64,
+}
 
 /// One charging back end, as the parameter `enabler` selects it.
 #[derive(Debug)]
@@ -98,8 +109,12 @@ pub struct Settings<'a> {
     pub default_balance: Option<i64>,
     /// What accounts count.
     pub unit: Unit,
-    /// Parameters of `enabler=diameter`.
+    /// How many units left of an account raise the low-balance event; `None`: it is never raised.
+    pub low_balance: Option<LowBalance>,
+    /// Parameters of `enabler=diameter`, of which other bindings use those of TLS and `tx_timeout`.
     pub diameter: &'a diameter::Settings,
+    /// Parameters of `enabler=postgres`.
+    pub postgres: &'a postgres::Settings,
 }
 
 /// A parameter of a binding is missing, or its value conflicts with another parameter.
@@ -184,14 +199,14 @@ impl Binding {
     }
 }
 
-/// Starts a binding. `state_id` rises with each start that has lost all sessions (Origin-State-Id of RFC 6733, 8.16).
+/// Starts a binding.
 pub fn new(
     binding: &Binding,
     settings: &Settings<'_>,
-    state_id: u32,
+    state_directory: StateDirectory,
     now: Time,
 ) -> Result<Box<dyn Enabler>, StartError> {
-    (binding.new)(settings, state_id, now)
+    (binding.new)(settings, state_directory, now)
 }
 
 /// A charging back end. Owned by the engine, and called from its thread only: no method blocks.
@@ -499,9 +514,20 @@ mod tests {
             peers: vec!["host=ocs.example.org;address=127.0.0.1:1".parse().expect("a peer")],
             ..diameter::Settings::default()
         };
-        let settings = Settings { default_balance: None, unit: Unit::Message, diameter: &diameter };
+        let postgres = postgres::Settings {
+            servers: vec!["host=127.0.0.1;port=1;tls=off".parse().expect("a server")],
+            ..postgres::Settings::default()
+        };
+        let settings = Settings {
+            default_balance: None,
+            low_balance: None,
+            unit: Unit::Message,
+            diameter: &diameter,
+            postgres: &postgres,
+        };
         for binding in &BINDINGS {
-            let enabler = new(binding, &settings, 1, Time(0)).expect("valid settings");
+            let state_directory = StateDirectory { state_id: 1, ledger: 1 };
+            let enabler = new(binding, &settings, state_directory, Time(0)).expect("valid settings");
             assert_eq!(
                 enabler.in_tick().is_some(),
                 binding.capabilities.accounts == Accounts::InStore,

@@ -24,9 +24,9 @@ impl Engine {
         let notifications = NotificationWriter::restore(region, &marks.notifications)?;
         let sessions = SessionTable::load(region, store.live_sessions()?);
         // Sessions outlive engines, so for servers the state is lost only with the ledger (RFC 6733, 8.16).
-        let state_id = store.origin_state_id()?;
+        let state_directory = store.state_directory()?;
         let (binding, settings) = (region.config.enabler, region.config.enabler_settings());
-        let enabler = enabler::new(binding, &settings, state_id, clock::now())
+        let enabler = enabler::new(binding, &settings, state_directory, clock::now())
             .map_err(|error| StoreError::Enabler(error.to_string()))?;
         let mut engine = Engine {
             region: Arc::clone(region),

@@ -156,7 +156,8 @@ impl Config {
     }
 }
 
-fn own_certificate(settings: &Settings) -> Result<Option<OwnCertificate>, ParameterError> {
+/// Returns the files of this node's certificate, if they are set.
+pub fn own_certificate(settings: &Settings) -> Result<Option<OwnCertificate>, ParameterError> {
     let (certificate, key) = (&settings.tls_certificate, &settings.tls_key);
     match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
         (true, true) => Ok(None),

@@ -22,6 +22,7 @@ mod server_requests;
 mod service_information;
 mod services;
 
+pub(in crate::enabler) use config::own_certificate;
 pub use config::{Config, PeerSettings, Settings, identity};
 pub use service_information::SPECIFIC_TYPE_CLASS;
 
@@ -62,9 +63,9 @@ pub const BINDING: Binding = Binding {
     session_id: |settings, session, opened_by| {
         Some(mapping::session_id(&settings.diameter.origin_host, session, opened_by))
     },
-    new: |settings, state_id, now| {
+    new: |settings, state_directory, now| {
         let config = Config::new(settings.diameter, settings.unit)?;
-        Ok(Box::new(Diameter::start(config, state_id, now)))
+        Ok(Box::new(Diameter::start(config, state_directory.state_id, now)))
     },
 };
 

@@ -33,7 +33,7 @@ use crate::charge::ch2::{Operation, Request};
 use crate::charge::session::Session;
 use crate::charge::time::Time;
 use crate::config::RecordSettings;
-use crate::enabler::{Account, Funds, StatusEntry};
+use crate::enabler::{Account, Funds, StateDirectory, StatusEntry};
 use crate::shm::clock;
 use crate::shm::region::Region;
 use change::{BalanceChange, Change, Marks, Pending, SessionChange, Summary};
@@ -210,10 +210,12 @@ impl Store {
         read.optional().map_err(|source| self.error(source))
     }
 
-    /// Returns a number that changes when the ledger is replaced, which loses all sessions: Origin-State-Id.
-    pub fn origin_state_id(&self) -> Result<u32, StoreError> {
+    /// Returns what identifies the state directory at the enabler. It changes when the ledger is replaced, which loses all
+    /// sessions.
+    pub fn state_directory(&self) -> Result<StateDirectory, StoreError> {
         let read = self.database.connection.query_row("SELECT state_id FROM origin", [], |row| row.get(0));
-        read.map_err(|source| self.error(source))
+        let state_id = read.map_err(|source| self.error(source))?;
+        Ok(StateDirectory { state_id, ledger: self.database.journal_mark()?.ledger })
     }
 
     /// Returns the row of a new session.

@@ -1,0 +1,6 @@
+//! The binding over a database that the tests play.
+
+mod fake;
+mod members;
+mod takeovers;
+mod ticks;
