@@ -11,7 +11,8 @@ testing=0
 [ "${1:-}" = --test ] && { testing=1; shift; }
 seconds=${1:?usage: scripts/fuzz.sh [--test] SECONDS [TARGET ...]}
 shift
-[ $# -gt 0 ] || set -- diameter_message diameter_peer postgres_client msrp_frame cpim rcs_file sip_message sdp session_events ring_contents c_abi
+[ $# -gt 0 ] || set -- diameter_message diameter_peer postgres_client msrp_frame cpim rcs_file sip_message sdp \
+    session_events ring_contents c_abi
 out=out/fuzz
 mkdir -p "$out/findings"
 PATH=$PWD/out/cargo-fuzz/bin:$PATH
