@@ -114,6 +114,11 @@ impl Cluster {
         &self.servers[self.primary]
     }
 
+    /// Returns the primary, to stop and to start it.
+    pub fn primary_mut(&mut self) -> &mut Server {
+        &mut self.servers[self.primary]
+    }
+
     /// Returns all servers; their order does not change.
     pub fn servers(&self) -> &[Server] {
         &self.servers
@@ -122,7 +127,11 @@ impl Cluster {
     /// Returns the running standbys.
     pub fn standbys(&self) -> impl Iterator<Item = &Server> {
         let primary = self.primary;
-        self.servers.iter().enumerate().filter(move |(at, server)| *at != primary && server.is_running()).map(|(_, s)| s)
+        self.servers
+            .iter()
+            .enumerate()
+            .filter(move |(at, server)| *at != primary && server.is_running())
+            .map(|(_, s)| s)
     }
 
     /// Kills all processes of the primary, as if its machine lost power.
@@ -316,7 +325,8 @@ impl Server {
 
     /// Waits until a synchronous standby follows.
     pub fn wait_for_standby(&self) {
-        let sql = "SELECT count(*) FROM pg_stat_replication WHERE state='streaming' AND sync_state IN ('sync','quorum')";
+        let sql =
+            "SELECT count(*) FROM pg_stat_replication WHERE state='streaming' AND sync_state IN ('sync','quorum')";
         let is_streaming = || self.value("postgres", sql) != "0";
         assert!(eventually(WITHIN, is_streaming), "server {}: no standby follows", self.name);
     }
