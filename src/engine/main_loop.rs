@@ -119,6 +119,8 @@ pub struct Engine {
     pub(super) after_sync: VecDeque<(u64, Effect)>,
     /// Replies that wait until the tables contain a journal record, by its sequence.
     pub(super) after_tables: VecDeque<(u64, Effect)>,
+    /// Whether the enabler has had a lease.
+    pub(super) has_lease: bool,
     /// Whether notifications may be published: not before the gates of all sessions are open again.
     pub(super) is_ready: bool,
 }
@@ -272,6 +274,7 @@ impl Engine {
         });
         self.rings.rings = rings;
         stepped?;
+        self.publish_lease();
         if self.uncommitted.is_none() {
             self.rings.free();
         }
@@ -281,12 +284,20 @@ impl Engine {
     /// Tells the gate until when content may pass. With `on_failure=grant` it is without a limit: the operator wants service
     /// while the enabler fails, so what was granted passes until this node knows that another one has taken its sessions
     /// over.
-    pub(super) fn publish_lease(&self) {
+    ///
+    /// The enabler has no lease when it starts; that of the engine before this one still counts then. A lease that ends later
+    /// than before may be a new one, after another node has taken the sessions over: first their gates are closed.
+    fn publish_lease(&mut self) {
         let until = match self.region.config.policy.on_failure {
             OnFailure::Deny => self.enabler.lease_until(),
             OnFailure::Grant => Lease::UNLIMITED,
         };
-        self.region.table().lease.set(until);
+        self.has_lease |= until > Time(0);
+        let table = self.region.table();
+        let is_later = until > table.lease.until();
+        if self.has_lease && !(is_later && self.enabler.has_events()) {
+            table.lease.set(until);
+        }
     }
 
     /// Lets the enabler read and write its connections, and copies its counters.

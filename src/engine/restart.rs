@@ -38,9 +38,9 @@ impl Engine {
             uncommitted: None,
             after_sync: VecDeque::new(),
             after_tables: VecDeque::new(),
+            has_lease: false,
             is_ready: false,
         };
-        engine.publish_lease();
         engine.republish_all()?;
         engine.settle_orphaned_sessions()?;
         region.set_engine_ready();

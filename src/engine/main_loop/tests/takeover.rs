@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::charge::ch2::{Denial, Operation, Request, Reservation, Response};
-use crate::charge::policy::OnFailure;
+use crate::charge::policy::{OnFailure, Settle};
 use crate::charge::session::Session;
 use crate::enabler::scripted::{BINDING, Given, Script, use_script};
 use crate::enabler::{Account, AccountChange, AccountOutcome, AdoptedSession, Refusal, SessionState};
@@ -158,10 +158,15 @@ impl Node {
         self.worker.frame(&Frame::of_connection(frame.as_bytes(), 7))
     }
 
-    /// The client answers a message.
+    /// The client accepts a message.
     fn respond(&mut self, id: &str) {
+        self.answer(id, 200);
+    }
+
+    /// The client answers a message.
+    fn answer(&mut self, id: &str, code: u16) {
         let frame = format!(
-            "MSRP tx-{id} 200 OK\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {SERVER}\r\nFrom-Path: {CLIENT}\r\n-------tx-{id}$\r\n"
+            "MSRP tx-{id} {code} OK\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {SERVER}\r\nFrom-Path: {CLIENT}\r\n-------tx-{id}$\r\n"
         );
         assert_eq!(self.worker.frame(&Frame::of_connection(frame.as_bytes(), 8)), FrameDecision::Pass);
     }
@@ -298,6 +303,25 @@ fn restart_sends_all_states_and_the_pending_request_again() {
     assert_eq!(after, Request { possible_duplicate: true, rate_limited: true, ..before });
 }
 
+/// A session of many messages is stored in parts. Those that hold nothing any more are removed again after a restart, because
+/// an engine may have died before it sent that.
+#[test]
+fn restart_removes_empty_parts_again() {
+    let mut node = Node::with(|config| config.policy.cases.client_error = Settle::Release);
+    let session = node.open(1);
+    for number in 0..40 {
+        assert_eq!(node.send(&format!("msg{number}")), FrameDecision::Pass);
+        node.answer(&format!("msg{number}"), 413);
+        node.run();
+    }
+    let mut node = node.restart();
+    let states = states(&node.run());
+    assert_eq!((states[0].session, &states[0].parts), (session, &vec![(1, vec![]), (2, vec![])]));
+    assert_eq!(node.send("more"), FrameDecision::Pass);
+    let [(2, part)] = &self::states(&node.run())[0].parts[..] else { panic!("one part has changed") };
+    assert!(!part.is_empty());
+}
+
 #[test]
 fn orderly_stop_hands_over_the_last_state_before_the_enabler_leaves() {
     let mut node = Node::new();
@@ -332,6 +356,40 @@ fn lease_ends_at_the_gate_unless_failures_grant() {
         node.run();
         assert_eq!(node.send("msg3"), FrameDecision::Pass);
     }
+}
+
+#[test]
+fn lease_of_the_engine_before_counts_until_there_is_a_new_one() {
+    let mut node = Node::new();
+    node.open(1);
+    assert_eq!(node.send("msg1"), FrameDecision::Pass);
+    node.run();
+    node.script.borrow_mut().lease_until = Time(0);
+    let mut node = node.restart();
+    node.run();
+    assert_eq!(node.send("msg2"), FrameDecision::Pass);
+    // Once it has had a lease, none means that another node has taken the sessions over.
+    node.script.borrow_mut().lease_until = lease_of_an_hour();
+    node.run();
+    node.script.borrow_mut().lease_until = Time(0);
+    node.run();
+    assert_eq!(node.send("msg3"), FrameDecision::BeyondGrant);
+    assert_eq!(node.counted(Statistic::FramesLeaseOver), 1);
+}
+
+#[test]
+fn new_lease_counts_once_the_gates_of_lost_sessions_are_closed() {
+    let mut node = Node::new();
+    node.open(1);
+    node.script.borrow_mut().lease_until = Time(clock::now().0);
+    node.run();
+    node.script.borrow_mut().lease_until = lease_of_an_hour();
+    node.script.borrow_mut().events.push_back(EnablerEvent::TakenOver);
+    node.engine.serve_enabler();
+    assert_eq!((node.send("msg1"), node.counted(Statistic::FramesLeaseOver)), (FrameDecision::BeyondGrant, 1));
+    node.run();
+    assert_eq!((node.send("msg2"), node.counted(Statistic::FramesLeaseOver)), (FrameDecision::BeyondGrant, 1));
+    assert!(!node.engine.region.table().lease.is_over());
 }
 
 #[test]
