@@ -52,13 +52,13 @@ CREATE TABLE IF NOT EXISTS imcharge.accounts(
 COMMENT ON TABLE imcharge.accounts IS
   'One row per account. balance: units, without those that are held. held: units that open sessions have reserved. '
   'debited: units used since created_at, less refunds. balance + held + debited is the sum of the changes of kind '
-  'initial, set and add since created_at. full_left: units left after the last top-up. is_low: the units left have '
+  'initial, import, set and add since created_at. full_left: units left after the last top-up. is_low: the units left have '
   'fallen to the threshold low_balance.';
 
 CREATE TABLE IF NOT EXISTS imcharge.changes(
   account text COLLATE "C" NOT NULL,
   at timestamptz NOT NULL,
-  kind text NOT NULL CHECK (kind IN ('initial', 'set', 'add', 'limit', 'remove', 'debit')),
+  kind text NOT NULL CHECK (kind IN ('initial', 'import', 'set', 'add', 'limit', 'remove', 'debit')),
   amount bigint NOT NULL,
   reference text COLLATE "C" NOT NULL CHECK (octet_length(reference) <= 1000),
   by_whom text NOT NULL,
@@ -71,6 +71,7 @@ CREATE TABLE IF NOT EXISTS imcharge.changes(
   credit_limit bigint NOT NULL
 );
 CREATE INDEX IF NOT EXISTS changes_account ON imcharge.changes(account, at);
+CREATE UNIQUE INDEX IF NOT EXISTS changes_import ON imcharge.changes(account, reference) WHERE kind = 'import';
 CREATE UNIQUE INDEX IF NOT EXISTS changes_reference ON imcharge.changes(account, reference) WHERE kind = 'add';
 COMMENT ON TABLE imcharge.changes IS
   'Changes of accounts that are no row of debits: by operators, the initial balance, and (kind debit) units that were '
@@ -171,6 +172,19 @@ CREATE TABLE IF NOT EXISTS imcharge.commands(
   PRIMARY KEY (node, epoch, number)
 );
 COMMENT ON TABLE imcharge.commands IS 'Answers to the last 10,000 commands of each node, for ticks that are repeated.';
+
+CREATE TABLE IF NOT EXISTS imcharge.imports(
+  ledger text COLLATE "C" PRIMARY KEY CHECK (octet_length(ledger) BETWEEN 1 AND 1000),
+  reference text COLLATE "C" NOT NULL UNIQUE CHECK (octet_length(reference) BETWEEN 1 AND 1000),
+  node text COLLATE "C" NOT NULL,
+  by_whom text NOT NULL,
+  first_at timestamptz NOT NULL,
+  last_at timestamptz NOT NULL,
+  accounts bigint NOT NULL
+);
+COMMENT ON TABLE imcharge.imports IS
+  'One row per embedded ledger whose accounts were imported. ledger: its random number. reference: that of all changes of '
+  'kind import that its accounts have. accounts: how many there are. last_at: time of the last command.';
 
 CREATE OR REPLACE VIEW imcharge.account_changes AS
   SELECT account, at, kind, amount, reference, by_whom, node, session, message_id, part, balance, held, credit_limit
@@ -945,6 +959,101 @@ END $$;
 COMMENT ON FUNCTION imcharge.adopted IS
   'Confirms that p_node has stored the sessions that adopt returned. result 0: done; 5: p_node is fenced.';
 
+CREATE OR REPLACE FUNCTION imcharge.import_accounts(
+  p_node text, p_ledger text, p_reference text, p_by text, p_accounts text[], p_balances bigint[], p_limits bigint[],
+  p_fulls bigint[], p_lows bigint[])
+RETURNS TABLE(item int, result smallint, detail text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, imcharge, pg_temp
+SET lock_timeout = '3s'
+AS $$
+#variable_conflict use_column
+DECLARE
+  c_balance_max CONSTANT bigint := 1000000000000000;
+  c_units_max CONSTANT bigint := 2000000000000000000;
+  v_import imcharge.imports;
+  v_item record;
+  v_account imcharge.accounts;
+  v_known boolean;
+  v_balance numeric;
+  v_limit bigint;
+  v_amount bigint;
+  v_result smallint;
+  v_done bigint := 0;
+  v_at timestamptz;
+BEGIN
+  IF current_setting('client_min_messages') NOT IN ('warning', 'notice') THEN
+    PERFORM set_config('client_min_messages', 'warning', true);
+  END IF;
+  INSERT INTO imcharge.imports VALUES (p_ledger, p_reference, p_node, p_by, now(), now(), 0) ON CONFLICT DO NOTHING;
+  SELECT m.* INTO v_import FROM imcharge.imports m WHERE m.ledger = p_ledger FOR UPDATE;
+  IF NOT FOUND THEN
+    RETURN QUERY SELECT 0, 2::smallint, m.ledger FROM imcharge.imports m WHERE m.reference = p_reference;
+    RETURN;
+  END IF;
+  IF v_import.reference <> p_reference THEN
+    RETURN QUERY SELECT 0, 1::smallint, v_import.reference;
+    RETURN;
+  END IF;
+  RETURN QUERY SELECT 0, 0::smallint, NULL::text;
+  FOR v_item IN
+    SELECT u.item::int, u.account, u.balance, u.credit_limit, u.full_left, u.is_low <> 0 AS is_low
+      FROM unnest(p_accounts, p_balances, p_limits, p_fulls, p_lows)
+        WITH ORDINALITY AS u(account, balance, credit_limit, full_left, is_low, item)
+      ORDER BY u.account COLLATE "C"
+  LOOP
+    SELECT c.amount INTO v_amount FROM imcharge.changes c
+      WHERE c.account = v_item.account AND c.reference = p_reference AND c.kind = 'import';
+    IF FOUND THEN
+      RETURN QUERY SELECT v_item.item, (CASE WHEN v_amount = v_item.balance THEN 14 ELSE 13 END)::smallint, v_amount::text;
+      CONTINUE;
+    END IF;
+    LOOP
+      SELECT a.* INTO v_account FROM imcharge.accounts a WHERE a.id = v_item.account FOR UPDATE;
+      v_known := FOUND;
+      IF NOT v_known THEN
+        v_at := imcharge.birth(v_item.account, clock_timestamp());
+        v_account := (v_item.account, v_at, 0, 0, true, 0, 0, 0);
+      END IF;
+      v_balance := v_account.balance::numeric + v_item.balance;
+      v_limit := greatest(v_account.credit_limit, v_item.credit_limit);
+      v_result := CASE
+        WHEN v_item.credit_limit < 0 OR v_account.full_left::numeric + v_item.full_left NOT BETWEEN -c_units_max AND c_units_max
+          THEN 3
+        WHEN v_balance > c_balance_max OR v_limit > c_balance_max THEN 10
+        WHEN v_balance < -v_limit THEN 11
+        ELSE 0 END;
+      EXIT WHEN v_known OR v_result <> 0;
+      INSERT INTO imcharge.accounts(id, created_at, credit_limit, full_left, is_low, balance, held, debited)
+        VALUES (v_item.account, v_at, v_limit, v_item.full_left, v_item.is_low, v_balance::bigint, 0, 0)
+        ON CONFLICT DO NOTHING;
+      EXIT WHEN FOUND;
+    END LOOP;
+    IF v_result = 0 THEN
+      IF v_known THEN
+        v_at := greatest(clock_timestamp(), v_account.created_at);
+        UPDATE imcharge.accounts a SET balance = v_balance::bigint, credit_limit = v_limit,
+            full_left = a.full_left + v_item.full_left, is_low = a.is_low AND v_item.is_low
+          WHERE a.id = v_item.account;
+      END IF;
+      INSERT INTO imcharge.changes(account, at, kind, amount, reference, by_whom, node, balance, held, credit_limit)
+        VALUES (v_item.account, v_at, 'import', v_item.balance, p_reference, p_by, p_node, v_balance::bigint,
+          v_account.held, v_limit);
+      v_done := v_done + 1;
+    END IF;
+    RETURN QUERY SELECT v_item.item, v_result, NULL::text;
+  END LOOP;
+  -- Written in any case, so that an answer about accounts that were imported before waits for the standby.
+  UPDATE imcharge.imports m SET last_at = greatest(m.last_at, now()), accounts = m.accounts + v_done
+    WHERE m.ledger = p_ledger;
+END $$;
+COMMENT ON FUNCTION imcharge.import_accounts IS
+  'Adds accounts of an embedded ledger to those of the shared ledger, each once for each ledger. Row 0: 0 done; 1: this '
+  'ledger was imported under another reference, 2: the reference belongs to another ledger (detail), nothing was changed. '
+  'Then one row per account: 0 done, 14 done before, 13 done before with another balance (detail), 3 out of range, 10 '
+  'above the largest balance or limit, 11 below the credit limit. Balances and units are added to those of an existing '
+  'account, and the larger credit limit holds.';
+
 CREATE OR REPLACE FUNCTION imcharge.audit(p_after text, p_limit int)
 RETURNS TABLE(account text, balance bigint, held bigint, debited bigint, changes numeric, debits numeric, holds numeric,
   next text)
@@ -993,4 +1102,4 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA imcharge FROM PUBLIC;
 GRANT USAGE ON SCHEMA imcharge TO imcharge;
 GRANT SELECT ON ALL TABLES IN SCHEMA imcharge TO imcharge;
 GRANT EXECUTE ON FUNCTION imcharge.check_version, imcharge.standbys, imcharge.join, imcharge.tick, imcharge.dead_nodes,
-  imcharge.take_over, imcharge.adopt, imcharge.adopted, imcharge.audit TO imcharge;
+  imcharge.take_over, imcharge.adopt, imcharge.adopted, imcharge.import_accounts, imcharge.audit TO imcharge;

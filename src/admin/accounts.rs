@@ -1,17 +1,17 @@
-//! Commands that change accounts of the embedded ledger.
+//! Commands that change accounts of the embedded or the shared ledger.
 
 use super::commands::{Call, CommandError, Value, shown};
 use crate::config::BALANCE_MAX;
 use crate::shm::record::{AccountChange, Command, CommandResult, Reply};
 
 /// Longest reference, in octets.
-const REFERENCE_OCTETS_MAX: usize = 128;
+pub(super) const REFERENCE_OCTETS_MAX: usize = 128;
 
 /// Longest name of an operator, in octets.
 const BY_OCTETS_MAX: usize = 64;
 
 /// Who changes an account if the command does not name it.
-const BY_DEFAULT: &str = "operator";
+pub(super) const BY_DEFAULT: &str = "operator";
 
 impl Call<'_> {
     /// Changes the account in the first argument. `reference` and `by` are the indexes of these arguments.
@@ -57,7 +57,7 @@ impl Call<'_> {
     }
 
     /// Checks a text of `least` to `most` octets that is stored with a change.
-    fn label(&self, at: usize, least: usize, most: usize) -> Result<&str, CommandError> {
+    pub(super) fn label(&self, at: usize, least: usize, most: usize) -> Result<&str, CommandError> {
         let text = self.text(at);
         let is_accepted = (least..=most).contains(&text.len()) && !text.chars().any(char::is_control);
         let accepted = format!("a text of {least} to {most} octets without control characters");
@@ -96,7 +96,10 @@ impl Call<'_> {
 
     /// Returns the error for a reference that was used for another amount.
     fn reference_used(&mut self, account: &str, reference: &str) -> CommandError {
-        let first = self.ledger().and_then(|ledger| ledger.amount_added(account, reference));
+        let first = match self.is_in_database() {
+            true => self.database().and_then(|mut database| database.amount_added(account, reference)),
+            false => self.ledger().and_then(|ledger| ledger.amount_added(account, reference)),
+        };
         let amount = match first {
             Ok(Some(amount)) => format!(", {amount}"),
             Ok(None) | Err(_) => String::new(),

@@ -1,6 +1,7 @@
 //! `audit`: mismatches between messages and money, transient or final, oldest first; and accounts whose units differ from
 //! their recorded changes.
 
+use super::database::Unbalanced;
 use super::ledger::Reader;
 use super::page::{Page, Room};
 use crate::admin::commands::{ALL, Call, CommandError, Value, integer};
@@ -68,6 +69,9 @@ const UNDELIVERED: &str = undelivered!(
 /// The queries that read pages.
 #[cfg(test)]
 pub const PAGES: [&str; 5] = [UNANSWERED, RESERVED, UNDEBITED, UNDELIVERED, ACCOUNTS];
+
+/// Time for which accounts of the shared ledger are compared before the command answers, in microseconds.
+const COMPARE_MICROS: u64 = 2_000_000;
 
 /// A list while it is filled.
 struct List {
@@ -163,6 +167,42 @@ fn age(then: i64, now: i64) -> u64 {
     u64::try_from((now - then) / 1000).unwrap_or(0)
 }
 
+/// Lists the accounts of the shared ledger that differ from their recorded changes, debits or holds, as many as the time
+/// allows to compare. The totals are those of the accounts that were compared.
+fn shared_accounts(
+    call: &Call<'_>,
+    mut list: List,
+    name: &'static str,
+    next: &str,
+) -> Result<(&'static str, Value), CommandError> {
+    const MARK: &str = "after:";
+    let Some(Start { numbers: [], text: first }) = Start::parse(next, MARK) else { return Err(call.no_cursor(2)) };
+    let (mut database, mut after, began) = (call.database()?, first.to_owned(), clock::now());
+    let unbalanced = call.region().counter(Statistic::AccountsUnbalanced);
+    if next.is_empty() {
+        unbalanced.store(0, Ordering::Relaxed);
+    }
+    let cursor = |after: &str| Start { numbers: [], text: after }.next(MARK);
+    loop {
+        let (rows, more) = database.unbalanced(&after)?;
+        for row in rows {
+            let Unbalanced { id, units, value } = row;
+            if !list.page.add(value, || cursor(&after)) {
+                return Ok((name, list.value()));
+            }
+            list.count(1, units);
+            unbalanced.fetch_add(1, Ordering::Relaxed);
+            after = id;
+        }
+        let Some(last) = more else { return Ok((name, list.value())) };
+        if clock::now().micros_since(began) > COMPARE_MICROS {
+            list.page.end(cursor(&last));
+            return Ok((name, list.value()));
+        }
+        after = last;
+    }
+}
+
 impl Reader {
     /// Returns all lists, or a page of one.
     pub(crate) fn audit(&self, call: &Call<'_>) -> Result<Value, CommandError> {
@@ -186,6 +226,7 @@ impl Reader {
                 "reserved" => self.reserved(&mut list, next, now),
                 "delivered" => self.not_debited(&mut list, next, now),
                 "debited" => self.undelivered(&mut list, next, now),
+                "accounts" if call.is_in_database() => return shared_accounts(call, list, name, next),
                 "accounts" => self.unbalanced(&mut list, next),
                 _ => self.unanswered(&mut list, next, now, |session| session.unacknowledged().collect()),
             };

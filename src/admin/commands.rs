@@ -194,7 +194,11 @@ pub const COMMANDS: &[Command] = &[
         help: "One account.",
         run: |call| {
             let account = call.account(0)?;
-            call.ledger()?.one_account(&account)?.ok_or_else(|| call.no_account(&account))
+            let found = match call.is_in_database() {
+                true => call.database()?.one_account(&account)?,
+                false => call.ledger()?.one_account(&account)?,
+            };
+            found.ok_or_else(|| call.no_account(&account))
         },
     },
     Command {
@@ -202,10 +206,13 @@ pub const COMMANDS: &[Command] = &[
         arguments: &[optional("PREFIX", Kind::Text), LIMIT, NEXT],
         help: "All accounts, or those whose IDs start with a prefix, page by page.",
         run: |call| {
-            call.needs_ledger()?;
-            let reader = call.ledger()?;
-            let prefix = if call.text(0) == ALL { "" } else { call.text(0) };
-            reader.accounts(prefix, call.limit(1)?, call.text(2))
+            call.needs_accounts()?;
+            let (limit, next) = (call.limit(1)?, call.text(2).to_owned());
+            let prefix = if call.text(0) == ALL { "" } else { call.text(0) }.to_owned();
+            match call.is_in_database() {
+                true => call.database()?.accounts(&prefix, limit, &next),
+                false => call.ledger()?.accounts(&prefix, limit, &next),
+            }
         },
     },
     Command {
@@ -214,9 +221,25 @@ pub const COMMANDS: &[Command] = &[
         help: "The changes of an account, latest first, page by page.",
         run: |call| {
             let account = call.account(0)?;
-            let history = call.ledger()?.history(&account, call.limit(1)?, call.cursor(2)?)?;
+            let (limit, from) = (call.limit(1)?, call.cursor(2)?);
+            let history = match call.is_in_database() {
+                true => call.database()?.history(&account, limit, from)?,
+                false => call.ledger()?.history(&account, limit, from)?,
+            };
             history.ok_or_else(|| call.no_account(&account))
         },
+    },
+    Command {
+        name: "account.import",
+        arguments: &[required("REFERENCE", Kind::Text), LIMIT, NEXT],
+        help: "Adds the accounts of this node's embedded ledger to the shared ledger, page by page, each once.",
+        run: |call| call.import_accounts(),
+    },
+    Command {
+        name: "nodes",
+        arguments: &[],
+        help: "The nodes of the shared ledger: epoch, lease and sessions.",
+        run: |call| call.database()?.nodes(),
     },
     Command {
         name: "debits",
@@ -346,16 +369,16 @@ impl Call<'_> {
         identity::canonical(id.as_bytes()).ok_or_else(|| self.wrong(at, accepted))
     }
 
-    /// Parses the id of an account of the embedded ledger.
+    /// Parses the id of an account.
     pub(super) fn account(&self, at: usize) -> Result<String, CommandError> {
-        self.needs_ledger()?;
+        self.needs_accounts()?;
         self.canonical(at, self.text(at), "an account: sip:user@host or tel:+digits")
     }
 
-    /// Fails unless the embedded ledger keeps the accounts.
-    pub(super) fn needs_ledger(&self) -> Result<(), CommandError> {
+    /// Fails unless the embedded or the shared ledger keeps the accounts.
+    pub(super) fn needs_accounts(&self) -> Result<(), CommandError> {
         let enabler = self.region.config.enabler;
-        if enabler.capabilities.accounts == Accounts::InStore {
+        if enabler.capabilities.accounts != Accounts::AtServer {
             return Ok(());
         }
         let text = format!("with enabler={} the charging system keeps the accounts, not imcharge", enabler.name);

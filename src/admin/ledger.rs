@@ -335,7 +335,7 @@ mod tests {
         Store::check(folder.path()).unwrap_or_else(|error| panic!("{error}"));
         let connection = Connection::open(folder.path().join(LEDGER)).expect("a ledger");
         let pages = [ACCOUNTS, ACCOUNT, HISTORY, OPEN_SESSIONS, SESSIONS_OF_CALL, DEBITS, DEBITS_OF_ACCOUNT];
-        for sql in pages.iter().chain(&super::super::audit::PAGES) {
+        for sql in pages.iter().chain(&super::super::audit::PAGES).chain([&super::super::import::ACCOUNTS]) {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a query");
             for at in 1..=statement.parameter_count() {
                 statement.raw_bind_parameter(at, 1).expect("a value");

@@ -3,7 +3,9 @@
 pub mod accounts;
 pub mod audit;
 pub mod commands;
+pub mod database;
 pub mod explain;
+pub mod import;
 pub mod ladder;
 pub mod ledger;
 pub mod metrics;

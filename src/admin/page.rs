@@ -7,7 +7,7 @@
 use crate::admin::commands::Value;
 
 /// Rows of a page by default.
-const ROWS_DEFAULT: usize = 100;
+pub const ROWS_DEFAULT: usize = 100;
 
 /// Largest limit of rows. Kamailio's ctl takes 8 KB of its private memory (8 MB by default) per row.
 pub const LIMIT_MAX: usize = 500;
@@ -43,6 +43,11 @@ impl Room {
     /// Room of an answer without a LIMIT argument.
     pub fn fixed() -> Room {
         Room::new(Some(ROWS_FIXED))
+    }
+
+    /// Returns the rows that still fit.
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Room of one list in an answer with `lists` lists.
@@ -90,6 +95,11 @@ impl Page {
             false => self.next = Some(self.next.take().unwrap_or_else(cursor)),
         }
         fits
+    }
+
+    /// Ends the page before its room is used up.
+    pub fn end(&mut self, next: String) {
+        self.next.get_or_insert(next);
     }
 
     /// Whether no further row fits.

@@ -16,7 +16,7 @@ use crate::charge::tariff::Unit;
 use crate::config::free_content::FreeContent;
 use crate::config::im_servers::ImServers;
 use crate::config::tariffs::{TariffRow, TariffTable};
-pub use crate::enabler::{AccountChange, Accounts, BALANCE_MAX};
+pub use crate::enabler::{AccountChange, Accounts, BALANCE_MAX, StatusValue, queries};
 use crate::enabler::{BINDINGS, Binding, LowBalance, ParameterError, Settings, diameter, postgres};
 use crate::wire::identity::Preference;
 use std::path::PathBuf;

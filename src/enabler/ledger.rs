@@ -25,6 +25,7 @@ pub const BINDING: Binding = Binding {
     check_files: |_| Ok(()),
     session_id: |_, _, _| None,
     new: |settings, _, _| Ok(Box::new(Ledger::new(settings))),
+    account_queries: None,
 };
 
 /// A commit that waits for a slow disk takes no longer.

@@ -33,6 +33,7 @@ use crate::charge::ch2::{Request, Response, SessionKey};
 use crate::charge::event::{Direction, Event};
 use crate::charge::tariff::{Unit, Units};
 use crate::charge::time::Time;
+use queries::AccountQueries;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -42,6 +43,9 @@ pub static BINDINGS: [Binding; 3] = [ledger::BINDING, diameter::BINDING, postgre
 
 /// Starts a binding, given its settings, the state directory and the time.
 type Constructor = fn(&Settings<'_>, StateDirectory, Time) -> Result<Box<dyn Enabler>, StartError>;
+
+/// Opens a connection for operators' queries, given the settings and the time.
+type QueriesConstructor = fn(&Settings<'_>, Time) -> Result<Box<dyn AccountQueries>, StartError>;
 
 /// What identifies the state directory of an engine at the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub struct Binding {
     session_id: fn(&Settings<'_>, SessionKey, u32) -> Option<String>,
     /// Starts it: see [`new`].
     new: Constructor,
+    /// Opens a connection for operators' queries: see [`Binding::account_queries`].
+    account_queries: Option<QueriesConstructor>,
 }
 
 /// The rules of the engine that differ by binding.
@@ -191,6 +197,15 @@ impl Binding {
     /// none.
     pub fn session_id(&self, settings: &Settings<'_>, session: SessionKey, opened_by: u32) -> Option<String> {
         (self.session_id)(settings, session, opened_by)
+    }
+
+    /// Opens a connection for the queries of one command; `None` unless the accounts are in a database.
+    pub fn account_queries(
+        &self,
+        settings: &Settings<'_>,
+        now: Time,
+    ) -> Option<Result<Box<dyn AccountQueries>, StartError>> {
+        self.account_queries.map(|open| open(settings, now))
     }
 
     /// Checks the files that the parameters name. Called before the host forks.

@@ -26,6 +26,7 @@ pub static BINDING: Binding = Binding {
     check_files: |_| Ok(()),
     session_id: |_, _, _| None,
     new: |_, _, _| Ok(Box::new(Scripted(SCRIPT.with_borrow(Rc::clone)))),
+    account_queries: None,
 };
 
 thread_local! {

@@ -67,6 +67,7 @@ pub const BINDING: Binding = Binding {
         let config = Config::new(settings.diameter, settings.unit)?;
         Ok(Box::new(Diameter::start(config, state_directory.state_id, now)))
     },
+    account_queries: None,
 };
 
 /// Reads the TLS files of each peer.

@@ -68,6 +68,10 @@ pub const BINDING: Binding = Binding {
         let database = Box::new(statements::Connection::new(&config, state_directory, now));
         Ok(Box::new(Postgres::start(&config, database, now)))
     },
+    account_queries: Some(|settings, now| {
+        let config = Config::new(settings)?;
+        Ok(Box::new(queries::Queries::new(config.client, config.node, now)))
+    }),
 };
 
 /// The query in flight.

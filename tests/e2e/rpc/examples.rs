@@ -100,6 +100,16 @@ fn compare(printed: &Value, real: &Value, place: &str, in_list: bool) {
     }
 }
 
+/// Commands of the shared ledger, which the embedded one refuses.
+const SHARED: [&str; 2] = ["account.import", "nodes"];
+
+/// Whether a command of the shared ledger was refused for its reason.
+fn needs_shared_ledger(command: &str, result: &Result<Value, Refusal>) -> bool {
+    let refused = matches!(result, Err((409, why)) if why.contains("with enabler=ledger this node shares no ledger"));
+    assert_eq!(refused, SHARED.contains(&command), "{command}: {result:?}");
+    refused
+}
+
 /// Creates the account that an example removes.
 fn prepare(console: &Console, command: &str) {
     if command == "account.remove" {
@@ -160,7 +170,9 @@ fn every_example_of_a_command_runs_and_has_the_printed_fields() {
                 }
                 way => console.ask(*way, &example.command, &example.texts()),
             };
-            check(example, &result, *way);
+            if !needs_shared_ledger(&example.command, &result) {
+                check(example, &result, *way);
+            }
         }
     }
     // Commands without a printed answer.
@@ -184,10 +196,12 @@ fn every_json_rpc_request_of_the_documentation_is_answered() {
     for request in requests.into_iter().chain(posted) {
         for way in console.json_ways() {
             let method = request["method"].as_str().and_then(|method| method.split_once('.'));
-            prepare(&console, method.map_or("", |(_, command)| command));
+            let command = method.map_or("", |(_, command)| command);
+            prepare(&console, command);
             // With the ledger no request is ever on hold, as the error states.
             match console.send(way, request.clone()) {
                 Err((404, sentence)) if sentence.contains("is on hold") => {}
+                result if needs_shared_ledger(command, &result) => {}
                 result => assert!(result.is_ok(), "{way:?} {request}: {result:?}"),
             }
         }
@@ -222,9 +236,11 @@ mod opensips {
             let typed = typed.iter().map(|words| words[3..].join(" "));
             for line in commands.into_iter().chain(typed).filter(|_| console.ways().contains(&Way::Cli)) {
                 let words: Vec<&str> = line.split(' ').collect();
-                prepare(&console, words[0].trim_start_matches("imcharge:"));
+                let command = words[0].trim_start_matches("imcharge:");
+                prepare(&console, command);
                 match console.cli(words[0], &words[1..]) {
                     Err((404, sentence)) if sentence.contains("is on hold") => {}
+                    result if needs_shared_ledger(command, &result) => {}
                     result => assert!(result.is_ok(), "{line}: {result:?}"),
                 }
             }
