@@ -1,7 +1,7 @@
 //! The SQL of each query, and the connection that executes it.
 
 use super::client::{Client, ClientEvent, Parameter, Row as Columns, Type, WrongColumn};
-use super::config::Config;
+use super::config::{Config, Takeover};
 use super::database::{AdoptedRow, Answer, Database, DatabaseEvent, ItemResult, Joined, Query, TakeOverResult, Ticked};
 use super::tick::{Row, Tick};
 use crate::charge::ch2::SessionKey;
@@ -14,7 +14,9 @@ const JOIN: &str = "SELECT epoch, last_tick, result FROM imcharge.join($1, $2, $
 const TICK: &str = "SELECT item, result, granted, balance, held, credit_limit, became_low FROM imcharge.tick($1, $2, $3, \
      $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, \
      $28, $29)";
-const DEAD_NODES: &str = "SELECT array(SELECT name FROM imcharge.dead_nodes($1)), imcharge.standbys()";
+/// Without takeover, the nodes that an operator has taken over by `imcharge.takeover`.
+const DEAD_NODES: &str = "SELECT array(SELECT d.name FROM imcharge.dead_nodes($1) d JOIN imcharge.nodes n USING (name) \
+     WHERE $2 OR n.taken_over_by = $1), imcharge.standbys()";
 const TAKE_OVER: &str = "SELECT result FROM imcharge.take_over($1, $2, $3)";
 const ADOPT: &str = "SELECT session, account, opened_at, state, part_numbers, part_states \
      FROM imcharge.adopt($1, $2, $3, $4)";
@@ -36,6 +38,7 @@ pub struct Connection {
     identity: String,
     origin_host: String,
     lease_ms: i32,
+    takes_over: bool,
     default_balance: Option<i64>,
     low_units: Option<i64>,
     low_percent: Option<i32>,
@@ -57,6 +60,7 @@ impl Connection {
             identity: format!("{:016x}", state_directory.ledger),
             origin_host: config.origin_host.clone(),
             lease_ms: i32::try_from(u64::from(config.lease) * 1000).unwrap_or(i32::MAX),
+            takes_over: config.takeover == Takeover::Settle,
             default_balance: config.default_balance,
             low_units,
             low_percent,
@@ -133,7 +137,10 @@ impl Database for Connection {
                 self.query(Asked::Join, JOIN, &parameters, now);
             }
             Query::Tick { epoch, tick } => self.send_tick(epoch, tick, now),
-            Query::DeadNodes => self.query(Asked::DeadNodes, DEAD_NODES, &[Parameter::Text(&node)], now),
+            Query::DeadNodes => {
+                let parameters = [Parameter::Text(&node), Parameter::Bool(self.takes_over)];
+                self.query(Asked::DeadNodes, DEAD_NODES, &parameters, now);
+            }
             Query::TakeOver { epoch, dead } => {
                 let parameters = [Parameter::Text(&node), Parameter::Int8(epoch), Parameter::Text(dead)];
                 self.query(Asked::TakeOver, TAKE_OVER, &parameters, now);

@@ -42,7 +42,7 @@ pub struct Takeover {
     dead: VecDeque<String>,
     /// Node whose sessions are taken now.
     from: Option<String>,
-    /// Nodes that this one has taken over, and that may have sessions left.
+    /// Nodes whose sessions this one is taking over.
     own: HashSet<String>,
     /// Sessions that the engine has been given, and whose states are not stored yet.
     unconfirmed: HashSet<SessionKey>,
@@ -89,22 +89,25 @@ impl Takeover {
         self.dead = dead.into();
     }
 
-    /// The first dead node was taken over, or not. Returns its name if it was, for the first time.
-    pub fn taken_over(&mut self, result: TakeOverResult, now: Time) -> Option<String> {
-        let dead = self.dead.pop_front().filter(|_| result == TakeOverResult::Won)?;
-        (self.from, self.portion_at) = (Some(dead.clone()), now);
-        let is_first = self.own.insert(dead.clone());
-        self.nodes += u64::from(is_first);
-        is_first.then_some(dead)
+    /// The first dead node was taken over, or not.
+    pub fn taken_over(&mut self, result: TakeOverResult, now: Time) {
+        let dead = self.dead.pop_front();
+        if result == TakeOverResult::Won {
+            (self.from, self.portion_at) = (dead, now);
+        }
     }
 
-    /// These sessions were adopted. Returns the node that had them and those that the engine does not have yet.
+    /// These sessions were adopted. Returns the node that had them and those that the engine does not have yet. A node
+    /// counts when its first sessions are taken: one that has stopped in order has none.
     pub fn adopted(&mut self, rows: Vec<AdoptedRow>, now: Time) -> Option<(String, Vec<AdoptedRow>)> {
         let from = self.from.clone()?;
         let fresh: Vec<AdoptedRow> = rows.into_iter().filter(|row| self.unconfirmed.insert(row.session)).collect();
         if fresh.is_empty() {
             self.own.remove(&from);
             self.from = None;
+        } else if self.own.insert(from.clone()) {
+            self.nodes += 1;
+            log::warn!("node '{from}' is dead: this node takes over its sessions and settles them");
         }
         self.portion_at = now;
         self.sessions = self.sessions.saturating_add(fresh.len() as u64);
@@ -162,7 +165,8 @@ mod tests {
         assert_eq!(takeover.step(true, now), Some(Step::TakeOver("c".into())));
         takeover.taken_over(TakeOverResult::Won, now);
         assert_eq!(takeover.step(true, now), Some(Step::Adopt("c".into())));
-        assert_eq!(takeover.nodes, 1);
+        takeover.adopted(Vec::new(), now);
+        assert_eq!(takeover.nodes, 0, "it had no sessions");
     }
 
     #[test]
@@ -171,7 +175,7 @@ mod tests {
         let now = Time(5 * SECOND);
         takeover.taken_over(TakeOverResult::Won, now);
         let (from, fresh) = takeover.adopted(vec![row(1), row(2)], now).expect("it adopts");
-        assert_eq!((from.as_str(), fresh.len(), takeover.sessions), ("b", 2, 2));
+        assert_eq!((from.as_str(), fresh.len(), takeover.sessions, takeover.nodes), ("b", 2, 2, 1));
         assert_eq!(takeover.step(true, now), None);
         takeover.confirmed(SessionKey(1, 1));
         assert_eq!(takeover.step(true, now), None);
@@ -189,7 +193,7 @@ mod tests {
         let later = Time(15 * SECOND);
         assert_eq!(takeover.step(true, later), Some(Step::Adopt("b".into())));
         let (_, fresh) = takeover.adopted(vec![row(1), row(2)], later).expect("it adopts");
-        assert_eq!(fresh, [row(2)]);
+        assert_eq!((fresh, takeover.nodes), (vec![row(2)], 1));
     }
 
     #[test]

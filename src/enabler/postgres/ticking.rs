@@ -1,7 +1,7 @@
 //! Sending queries, and their outcomes.
 
 use super::answers::{self, code};
-use super::database::{AdoptedRow, Answer, DatabaseEvent, ItemResult, Joined, Query, TakeOverResult, Ticked};
+use super::database::{AdoptedRow, Answer, DatabaseEvent, ItemResult, Joined, Query, Ticked};
 use super::membership::{JOIN_RETRY_MICROS, Joining};
 use super::outgoing::TICK_ITEMS_MAX;
 use super::takeover::{PORTION, Step};
@@ -138,10 +138,9 @@ impl Postgres {
             Answer::Ticked(ticked) => self.ticked(ticked, sent, now),
             Answer::DeadNodes { names, standbys } => {
                 self.standbys = u64::try_from(standbys).unwrap_or(0);
-                let dead = if self.takes_over { names } else { Vec::new() };
-                self.takeover.found(dead, self.jitter.bits(), now);
+                self.takeover.found(names, self.jitter.bits(), now);
             }
-            Answer::TakenOver(result) => self.taken_over(result, now),
+            Answer::TakenOver(result) => self.takeover.taken_over(result, now),
             Answer::Adopted(rows) => self.adopted(rows, now),
         }
     }
@@ -190,12 +189,6 @@ impl Postgres {
                 self.node
             ),
             Joining::Refused => {}
-        }
-    }
-
-    fn taken_over(&mut self, result: TakeOverResult, now: Time) {
-        if let Some(dead) = self.takeover.taken_over(result, now) {
-            log::warn!("the lease of node '{dead}' is over: this node takes over its sessions");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::charge::tariff::{Measure, Quota, QuotaUnit, Unit, Units};
 use crate::charge::time::Time;
 use crate::enabler::postgres::database::{Answer, Database, DatabaseEvent, ItemResult, Joined, Query, Ticked};
 use crate::enabler::postgres::tick::Tick;
-use crate::enabler::postgres::{Config, Postgres, Settings, TakeoverRule};
+use crate::enabler::postgres::{Config, Postgres, Settings};
 use crate::enabler::{Call, Enabler, EnablerEvent, SessionState, Settings as AllSettings, StatusEntry, diameter};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -108,12 +108,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node named `a` that has no server yet, and takes nothing over. Its lease is 60 s and `tx_timeout` 10 s.
+    /// A node named `a` that has no server yet. Its lease is 60 s and `tx_timeout` 10 s.
     pub fn new() -> Node {
         let settings = Settings {
             servers: vec!["host=127.0.0.1;tls=off".parse().expect("a server")],
             node: Some("a".into()),
-            takeover: TakeoverRule::Off,
             ..Settings::default()
         };
         let diameter = diameter::Settings::default();

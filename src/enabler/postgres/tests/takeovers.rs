@@ -17,7 +17,6 @@ fn row(session: u64) -> AdoptedRow {
 /// A node that has found the dead node `b`, taken it over, and asked for its sessions.
 fn adopting() -> Node {
     let mut node = Node::member();
-    node.node.takes_over = true;
     node.node.takeover.abandon(0, node.now);
     node.pass(7 * SECOND);
     assert_eq!(node.sent(), Some(Sent::DeadNodes));
@@ -27,6 +26,7 @@ fn adopting() -> Node {
     assert_eq!(node.sent(), Some(Sent::TakeOver("b".into())));
     node.answer(Answer::TakenOver(TakeOverResult::Won));
     assert_eq!(node.sent(), Some(Sent::Adopt("b".into())));
+    assert_eq!(node.counter("pg_standbys"), 2);
     node
 }
 
@@ -77,16 +77,4 @@ fn steps_and_ticks_take_turns() {
     assert_eq!(node.tick().1.items.len(), 1);
     node.done(&[granted(1, 5)]);
     assert_eq!(node.sent(), None, "the scan begins anew later");
-}
-
-#[test]
-fn node_without_takeover_leaves_dead_nodes_alone() {
-    let mut node = Node::member();
-    node.node.takeover.abandon(0, node.now);
-    node.pass(7 * SECOND);
-    assert_eq!(node.sent(), Some(Sent::DeadNodes));
-    node.answer(Answer::DeadNodes { names: vec!["b".into()], standbys: 2 });
-    node.tick();
-    node.done(&[]);
-    assert_eq!((node.sent(), node.counter("pg_standbys")), (None, 2));
 }
