@@ -5,7 +5,9 @@ use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::engine::preflight;
 use imcharge::shm::region::Region;
+use imcharge::shm::statistic::Statistic;
 use imcharge::worker::Worker;
+use imcharge_testkit::eventually;
 use imcharge_testkit::postgres::{Cluster, DATABASE, PASSWORD};
 use rusqlite::Connection;
 use std::fs;
@@ -13,6 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const ALICE: &str = "sip:alice@example.org";
 const BOB: &str = "sip:bob@example.org";
@@ -70,6 +73,13 @@ impl Console {
     fn refused(&mut self, command: &str, arguments: &[&str]) -> (u32, String) {
         let error = self.try_run(command, arguments).expect_err(command);
         (error.code, error.sentence("imcharge."))
+    }
+
+    /// Waits until the node has a lease.
+    #[track_caller]
+    fn has_joined(&self) {
+        let has_lease = || self.region.statistic(Statistic::LeaseLeft) > 0;
+        assert!(eventually(Duration::from_secs(20), has_lease), "it does not join");
     }
 
     /// Returns balance, held units and credit limit of an account.
@@ -280,13 +290,50 @@ fn lists_of_the_shared_ledger_come_in_pages() {
 }
 
 #[test]
+fn any_node_changes_accounts_and_repetitions_count_once() {
+    let database = Database::new();
+    let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
+    database.node("proxy1", folders[0].path(), |console| {
+        console.has_joined();
+        console.run("account.set", &[ALICE, "100", "opened", "carol"]);
+        let added = console.run("account.add", &[ALICE, "-30", "fee"]);
+        assert_eq!((number(&added, "balance"), number(&added, "duplicate")), (70, 0));
+        let (code, _) = console.refused("account.add", &[BOB, "1", "fee"]);
+        assert_eq!(code, 404);
+    });
+    database.node("proxy2", folders[1].path(), |console| {
+        console.has_joined();
+        let again = console.run("account.add", &[ALICE, "-30", "fee"]);
+        assert_eq!((number(&again, "balance"), number(&again, "duplicate")), (70, 1));
+        let (code, sentence) = console.refused("account.add", &[ALICE, "-31", "fee"]);
+        assert_eq!((code, sentence.ends_with("was used for another amount, -30")), (409, true), "{sentence}");
+        let (code, _) = console.refused("account.add", &[ALICE, "-71", "too much"]);
+        assert_eq!(code, 400);
+        console.run("account.limit", &[ALICE, "5"]);
+        console.run("account.add", &[ALICE, "-75", "rest"]);
+        assert_eq!(console.account(ALICE), (-5, 0, 5));
+        let (code, _) = console.refused("account.remove", &[ALICE]);
+        assert_eq!(code, 409);
+        console.run("account.add", &[ALICE, "5", "payment"]);
+        console.run("account.remove", &[ALICE]);
+        let (code, _) = console.refused("account.get", &[ALICE]);
+        assert_eq!(code, 404);
+        let history = console.run("account.history", &[ALICE]);
+        let kinds: Vec<_> =
+            rows(&history, "changes").iter().map(|row| [text(row, "kind"), text(row, "node")]).collect();
+        let by_proxy2 = ["remove", "add", "add", "limit"].map(|kind| [kind, "proxy2"]);
+        assert_eq!(kinds, [&by_proxy2[..], &[["add", "proxy1"], ["set", "proxy1"]]].concat());
+        assert_eq!(text(&rows(&history, "changes")[5], "by"), "carol");
+    });
+}
+
+#[test]
 fn nodes_are_listed_with_their_leases() {
     let database = Database::new();
     let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
     for (name, folder) in ["proxy1", "proxy2"].iter().zip(&folders) {
         database.node(name, folder.path(), |console| {
-            let joined = || database.value(&format!("SELECT count(*) FROM imcharge.nodes WHERE name='{name}'")) == "1";
-            assert!(imcharge_testkit::eventually(std::time::Duration::from_secs(20), joined), "it does not join");
+            console.has_joined();
             let answer = console.run("nodes", &[]);
             let row = rows(&answer, "nodes").iter().find(|row| text(row, "node") == *name).expect("this node");
             assert_eq!((text(row, "state"), number(row, "epoch"), number(row, "sessions")), ("alive", 1, 0));
