@@ -165,6 +165,10 @@ impl Database {
         proxy(folder, &parameters, work)
     }
 
+    fn execute(&self, sql: &str) {
+        self.cluster.primary().execute(DATABASE, sql);
+    }
+
     fn value(&self, sql: &str) -> String {
         self.cluster.primary().value(DATABASE, sql)
     }
@@ -343,6 +347,27 @@ fn nodes_are_listed_with_their_leases() {
 }
 
 #[test]
+fn operator_starts_a_takeover_only_of_a_node_whose_lease_is_over() {
+    let database = Database::new();
+    let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
+    database.node("proxy2", folders[1].path(), |console| console.has_joined());
+    database.node("proxy1", folders[0].path(), |console| {
+        let (code, sentence) = console.refused("takeover", &["proxy3"]);
+        assert!(code == 404 || sentence.contains("no lease itself"), "{sentence}");
+        console.has_joined();
+        assert_eq!(console.refused("takeover", &["proxy3"]).0, 404);
+        database.execute("UPDATE imcharge.nodes SET lease_until = now() + interval '1 min' WHERE name = 'proxy2'");
+        let (code, sentence) = console.refused("takeover", &["proxy2"]);
+        assert_eq!((code, sentence.contains("the lease of node 'proxy2' is not over")), (409, true), "{sentence}");
+        database.execute("UPDATE imcharge.nodes SET lease_until = now() - interval '6 s' WHERE name = 'proxy2'");
+        assert_eq!(text(&console.run("takeover", &["proxy2"]), "node"), "proxy2");
+        let answer = console.run("nodes", &[]);
+        let taken = rows(&answer, "nodes").iter().find(|row| text(row, "node") == "proxy2").expect("its row");
+        assert_eq!((text(taken, "state"), text(taken, "taken_over_by")), ("taken-over", "proxy1"));
+    });
+}
+
+#[test]
 fn commands_report_why_the_database_is_not_used() {
     let database = Database::new();
     let folder = tempfile::tempdir().expect("a folder");
@@ -358,7 +383,7 @@ fn commands_report_why_the_database_is_not_used() {
         assert_eq!((code, sentence.contains("synchronous_standby_names")), (503, true), "{sentence}");
     });
     proxy(folder.path(), &[], |console| {
-        for (command, arguments) in [("nodes", &[][..]), ("account.import", &["one"])] {
+        for (command, arguments) in [("nodes", &[][..]), ("takeover", &["proxy2"]), ("account.import", &["one"])] {
             let (code, sentence) = console.refused(command, arguments);
             assert_eq!(
                 (code, sentence.contains("with enabler=ledger this node shares no ledger")),

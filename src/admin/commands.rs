@@ -45,7 +45,7 @@ impl CommandError {
         CommandError { code, command: command.name, text: text.into(), advice: None }
     }
 
-    fn advise(self, advice: &'static str) -> CommandError {
+    pub(super) fn advise(self, advice: &'static str) -> CommandError {
         CommandError { advice: Some(advice), ..self }
     }
 
@@ -240,6 +240,12 @@ pub const COMMANDS: &[Command] = &[
         arguments: &[],
         help: "The nodes of the shared ledger: epoch, lease and sessions.",
         run: |call| call.database()?.nodes(),
+    },
+    Command {
+        name: "takeover",
+        arguments: &[required("NODE", Kind::Text)],
+        help: "Makes this node settle the sessions of another one whose lease is over.",
+        run: |call| call.take_over(),
     },
     Command {
         name: "debits",

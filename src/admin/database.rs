@@ -2,7 +2,7 @@
 
 use super::commands::{Call, Command, CommandError, Value, shown};
 use super::page::{Page, Room};
-use crate::config::queries::{AccountAnswer, AccountQueries, AccountQuery, QueryRow};
+use crate::config::queries::{AccountAnswer, AccountQueries, AccountQuery, QueryRow, TakeoverOutcome};
 use crate::config::{Accounts, StatusValue};
 use crate::shm::clock;
 use crate::shm::eventfd::EventFd;
@@ -48,6 +48,30 @@ impl Call<'_> {
         let queries = queries.map_err(|error| self.fails(503, error.to_string()))?;
         let wake_up = EventFd::new().map_err(|error| self.fails(503, format!("no event fd: {error}")))?;
         Ok(Database { queries, command: self.command, wake_up })
+    }
+
+    /// Makes this node take over the one in the first argument.
+    pub(super) fn take_over(&self) -> Result<Value, CommandError> {
+        let (mut database, node) = (self.database()?, self.text(0));
+        let name = shown(node);
+        match database.ask(AccountQuery::TakeOver { dead: node.into() })? {
+            AccountAnswer::TakenOver(TakeoverOutcome::Done) => {
+                Ok(Value::Structure(vec![("node", Value::Text(node.into()))]))
+            }
+            AccountAnswer::TakenOver(TakeoverOutcome::HasLease) => {
+                Err(self.fails(409, format!("the lease of node '{name}' is not over")))
+            }
+            AccountAnswer::TakenOver(TakeoverOutcome::TakenByOther) => {
+                Err(self.fails(409, format!("another node takes over '{name}'")).advise("nodes"))
+            }
+            AccountAnswer::TakenOver(TakeoverOutcome::Unknown) => {
+                Err(self.fails(404, format!("there is no node '{name}'")).advise("nodes"))
+            }
+            AccountAnswer::TakenOver(TakeoverOutcome::NotJoined) => {
+                Err(self.fails(409, "this node has no lease itself").advise("nodes"))
+            }
+            answer => Err(database.unexpected(&answer)),
+        }
     }
 }
 

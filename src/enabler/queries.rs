@@ -47,6 +47,11 @@ pub enum AccountQuery {
     },
     /// The nodes. Answer: [`AccountAnswer::Rows`].
     Nodes,
+    /// Makes this node take over another one. Answer: [`AccountAnswer::TakenOver`].
+    TakeOver {
+        /// Name of the dead node.
+        dead: String,
+    },
     /// Adds accounts of this node's embedded ledger. Answer: [`AccountAnswer::Imported`].
     Import(AccountImport),
 }
@@ -93,6 +98,8 @@ pub enum AccountAnswer {
         /// The last account compared; `None`: there are no more.
         next: Option<String>,
     },
+    /// What became of a takeover.
+    TakenOver(TakeoverOutcome),
     /// What became of an import.
     Imported(ImportOutcome),
 }
@@ -104,6 +111,21 @@ pub struct QueryRow {
     pub cursor: String,
     /// Its fields.
     pub fields: StatusEntry,
+}
+
+/// What became of a takeover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeoverOutcome {
+    /// The engine of this node adopts the sessions at its next scan.
+    Done,
+    /// The lease of the other node is not over.
+    HasLease,
+    /// A third node takes it over.
+    TakenByOther,
+    /// There is no such node.
+    Unknown,
+    /// This node has not joined, or was taken over itself.
+    NotJoined,
 }
 
 /// What became of an import.

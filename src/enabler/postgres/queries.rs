@@ -4,6 +4,7 @@ use super::client::{Client, ClientConfig, ClientEvent, Parameter, Row, Type, Wro
 use crate::charge::time::Time;
 use crate::enabler::queries::{
     AccountAnswer, AccountImport, AccountQueries, AccountQuery, ImportOutcome, ImportResult, ImportedAccount, QueryRow,
+    TakeoverOutcome,
 };
 use crate::enabler::{StatusEntry, StatusValue};
 use std::os::fd::RawFd;
@@ -80,6 +81,10 @@ const NODE_FIELDS: &[Field] = &[
     Field::Integer("last_tick"),
 ];
 
+/// As this node, in its epoch.
+const TAKE_OVER: &str =
+    "SELECT t.result FROM imcharge.nodes n CROSS JOIN imcharge.take_over(n.name, n.epoch, $2) t WHERE n.name = $1";
+
 const IMPORT: &str = "SELECT item, result, detail FROM imcharge.import_accounts($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 /// Name and type of a column to list.
@@ -123,6 +128,9 @@ impl Queries {
                 self.client.query(UNBALANCED, &[Parameter::Text(after), Parameter::Int4(*limit)], now)
             }
             AccountQuery::Nodes => self.client.query(NODES, &[], now),
+            AccountQuery::TakeOver { dead } => {
+                self.client.query(TAKE_OVER, &[Parameter::Text(&self.node), Parameter::Text(dead)], now)
+            }
             AccountQuery::Import(import) => return self.send_import(import, now),
         };
         sent.map(|_| ()).map_err(|error| error.to_string())
@@ -215,6 +223,16 @@ fn read(query: &AccountQuery, rows: &[Row]) -> Result<AccountAnswer, WrongColumn
             let differing: Vec<&Row> = rows.iter().filter(|row| !row.is_null(1)).collect();
             let rows = differing.into_iter().map(|row| list_row(row, UNBALANCED_FIELDS)).collect::<Result<_, _>>()?;
             Ok(AccountAnswer::Unbalanced { rows, next })
+        }
+        AccountQuery::TakeOver { .. } => {
+            let result = rows.first().map(|row| row.int2(0)).transpose()?;
+            Ok(AccountAnswer::TakenOver(match result {
+                Some(0) => TakeoverOutcome::Done,
+                Some(1) => TakeoverOutcome::HasLease,
+                Some(2) => TakeoverOutcome::TakenByOther,
+                Some(3) => TakeoverOutcome::Unknown,
+                _ => TakeoverOutcome::NotJoined,
+            }))
         }
         AccountQuery::Import(_) => imported(rows).map(AccountAnswer::Imported),
     }
