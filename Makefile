@@ -27,7 +27,7 @@ endif
 PACKAGES_BUILD = $(if $(filter $(CURDIR)/out/kamailio/src,$(KAMAILIO_SRC)),kamailio) clang libclang-dev binutils gcc libc6-dev make xz-utils patch
 # libFuzzer is C++.
 PACKAGES_FUZZ = g++
-PACKAGES_TEST = sqlite3 kamailio-lua-modules kamailio-ims-modules valgrind tshark sip-tester baresip-core linphone-cli
+PACKAGES_TEST = postgresql-15 sqlite3 kamailio-lua-modules kamailio-ims-modules valgrind tshark sip-tester baresip-core linphone-cli
 PACKAGES_TEST_ALL = $(PACKAGES_FUZZ) freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv debootstrap lintian dpkg-dev
 PACKAGES_BENCH = kamailio-ims-modules
 PACKAGES_DEB = dpkg-dev binutils

@@ -44,6 +44,9 @@ run env RUSTDOCFLAGS=-Dwarnings cargo doc -q --workspace --no-deps
 # Rules, codecs, engine, layers, documentation, header; the C ABI under its C harness, plain, killed and under valgrind.
 run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test links --test tidy --test rings \
     --test corpus --test kills --test harness
+# The shared ledger on servers of PostgreSQL that the tests start: schema, client, binding, commands.
+run cargo test -q --no-fail-fast --test postgres --test postgres_client --test postgres_binding --test shared_ledger \
+    -- --test-threads=2
 # The stock Kamailio on real sockets, with the OCS simulator.
 run cargo build -q --release --example ocs
 IMCHARGE_OCS=$PWD/target/release/examples/ocs
