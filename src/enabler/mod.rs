@@ -448,6 +448,8 @@ pub struct SessionState {
 pub struct AdoptedSession {
     /// Key of the session.
     pub session: SessionKey,
+    /// Account of the charged party.
+    pub account: Box<str>,
     /// When it was opened, UNIX milliseconds.
     pub opened_at: i64,
     /// Head of its state.

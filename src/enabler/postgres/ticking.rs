@@ -205,7 +205,8 @@ impl Postgres {
             };
             parts.sort_unstable_by_key(|(number, _)| *number);
             let parts = parts.into_iter().map(|(_, part)| part).collect();
-            let adopted = AdoptedSession { session, opened_at, head, parts, from: Arc::clone(&from) };
+            let (account, from) = (account.into(), Arc::clone(&from));
+            let adopted = AdoptedSession { session, account, opened_at, head, parts, from };
             self.push_event(EnablerEvent::Adopted(adopted));
         }
     }

@@ -84,7 +84,7 @@ impl SessionTable {
 /// Removes a state, which returns what the enabler holds for its session.
 fn release(tick: &mut Tick<'_>, adopted: &AdoptedSession) {
     let AdoptedSession { session, opened_at, .. } = *adopted;
-    let state = SessionState { session, account: "".into(), opened_at, head: None, parts: Vec::new() };
+    let state = SessionState { session, account: adopted.account.clone(), opened_at, head: None, parts: Vec::new() };
     tick.changed = true;
     tick.effects.push(Effect::Replicate(state));
 }

@@ -247,6 +247,7 @@ fn words(given: &[Given]) -> Vec<String> {
 fn adopted(state: &SessionState) -> EnablerEvent {
     EnablerEvent::Adopted(AdoptedSession {
         session: state.session,
+        account: state.account.clone(),
         opened_at: state.opened_at,
         head: state.head.clone().expect("the session is not settled"),
         parts: state.parts.iter().map(|(_, part)| part.clone()).collect(),
@@ -482,7 +483,8 @@ fn unreadable_state_is_removed_so_that_its_hold_is_released() {
     for wrong in [cut, of_another] {
         let given = node.report(adopted(&wrong));
         assert_eq!(words(&given), ["settled"]);
-        assert_eq!(states(&given)[0].session, wrong.session);
+        let removed = &states(&given)[0];
+        assert_eq!((removed.session, &*removed.account), (wrong.session, "sip:alice@example.org"));
     }
     assert_eq!(node.counted(Statistic::SessionsUnreadable), 2);
     assert!(node.engine.sessions.all_sessions().is_empty());
