@@ -30,3 +30,22 @@ impl BackOff {
         delay
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::charge::time::Time;
+
+    #[test]
+    fn delay_doubles_up_to_the_longest_and_is_reset_by_a_lasting_connection() {
+        let (jitter, mut back_off) = (Jitter::new(Time(7)), BackOff::new(100, 400));
+        for about in [100, 200, 400, 400] {
+            let delay = back_off.delay(&jitter);
+            assert!((about * 3 / 4..=about * 5 / 4).contains(&delay), "{delay}, not about {about}");
+        }
+        back_off.lasted(399);
+        assert!(back_off.delay(&jitter) >= 300);
+        back_off.lasted(400);
+        assert!(back_off.delay(&jitter) <= 125);
+    }
+}

@@ -45,6 +45,19 @@ fn nagle_is_disabled() {
 }
 
 #[test]
+fn silent_connection_is_tested_if_asked_for() {
+    let (transport, _stream) = pair();
+    let Stream::Tcp(stream) = &transport.stream else { panic!("a TCP socket") };
+    let socket = socket2::SockRef::from(stream);
+    assert!(!socket.keepalive().expect("a socket"));
+    transport.keep_alive(10).expect("a socket");
+    assert!(socket.keepalive().expect("a socket"));
+    assert_eq!(socket.tcp_keepalive_time().expect("a socket"), Duration::from_secs(10));
+    assert_eq!(socket.tcp_keepalive_interval().expect("a socket"), Duration::from_secs(10));
+    assert_eq!(socket.tcp_keepalive_retries().expect("a socket"), 3);
+}
+
+#[test]
 fn one_call_reads_a_limited_number_of_octets() {
     let (mut transport, mut stream) = pair();
     let sent = vec![7; 3 * READ_MAX];

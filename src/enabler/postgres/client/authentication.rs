@@ -12,7 +12,7 @@ use postgres_protocol::message::frontend::{password_message, sasl_initial_respon
 /// proof.
 const ITERATIONS_MIN: u32 = 4096;
 
-/// Most iterations that are accepted: some 50 ms of computing, during which the engine does nothing else.
+/// Most iterations that are accepted: some 25 ms of computing, during which the engine does nothing else.
 const ITERATIONS_MAX: u32 = 65_536;
 
 /// Progress of the login.

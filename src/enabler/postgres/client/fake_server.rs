@@ -118,7 +118,7 @@ pub fn not_replicated() -> Vec<u8> {
 }
 
 /// A server as its answer to the checks describes it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Checks {
     /// `pg_is_in_recovery()`
     pub is_standby: bool,

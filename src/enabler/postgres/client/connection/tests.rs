@@ -278,7 +278,8 @@ fn message_at_the_wrong_time_ends_the_connection_with_a_reason() {
     let prepared = parsed(&[INT8], &[INT8]);
     let bound = [prepared.clone(), message(b'2', b"")].concat();
     // Each state, and the tags that it accepts.
-    let states: [(&str, Box<dyn Fn() -> Connection>, &[u8]); 8] = [
+    type Begin = Box<dyn Fn() -> Connection>;
+    let states: [(&str, Begin, &[u8]); 8] = [
         ("login", Box::new(|| connected(config(&[1]), None, false)), b""),
         (
             "session",
@@ -504,11 +505,11 @@ fn unfit_servers_are_refused_with_what_to_do() {
     let fit = Checks::default();
     assert_eq!(refused(&fit, false), None);
     for (checks, part) in [
-        (Checks { is_standby: true, ..fit.clone() }, "it is a standby"),
-        (Checks { is_read_only: true, ..fit.clone() }, "unset default_transaction_read_only"),
-        (Checks { version: 120_022, ..fit.clone() }, "it is PostgreSQL 12: 13 or newer is needed"),
-        (Checks { schema: None, ..fit.clone() }, "run psql -d charging -f imcharge.sql as its owner"),
-        (Checks { schema: Some(SCHEMA_LATER), ..fit.clone() }, "has version 99, and this module needs version"),
+        (Checks { is_standby: true, ..fit }, "it is a standby"),
+        (Checks { is_read_only: true, ..fit }, "unset default_transaction_read_only"),
+        (Checks { version: 120_022, ..fit }, "it is PostgreSQL 12: 13 or newer is needed"),
+        (Checks { schema: None, ..fit }, "run psql -d charging -f imcharge.sql as its owner"),
+        (Checks { schema: Some(SCHEMA_LATER), ..fit }, "has version 99, and this module needs version"),
     ] {
         for allow_async in [false, true] {
             let why = refused(&checks, allow_async).expect("refused");
@@ -516,17 +517,17 @@ fn unfit_servers_are_refused_with_what_to_do() {
         }
     }
     for (checks, part) in [
-        (Checks { standby_names: "", ..fit.clone() }, "synchronous_standby_names is empty"),
-        (Checks { standby_names: "  ", ..fit.clone() }, "synchronous_standby_names is empty"),
-        (Checks { commit: "off", ..fit.clone() }, "synchronous_commit is off"),
-        (Checks { commit: "local", ..fit.clone() }, "synchronous_commit is local"),
+        (Checks { standby_names: "", ..fit }, "synchronous_standby_names is empty"),
+        (Checks { standby_names: "  ", ..fit }, "synchronous_standby_names is empty"),
+        (Checks { commit: "off", ..fit }, "synchronous_commit is off"),
+        (Checks { commit: "local", ..fit }, "synchronous_commit is local"),
     ] {
         let why = refused(&checks, false).expect("refused");
         assert!(why.contains(part) && why.contains("postgres_async=yes"), "{why}");
         assert_eq!(refused(&checks, true), None);
     }
     for commit in ["remote_write", "remote_apply"] {
-        assert_eq!(refused(&Checks { commit, ..fit.clone() }, false), None);
+        assert_eq!(refused(&Checks { commit, ..fit }, false), None);
     }
 }
 
