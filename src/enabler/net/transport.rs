@@ -35,6 +35,8 @@ pub struct Transport {
     /// Seconds from the start to `until`.
     timeout_seconds: u32,
     buffer: Vec<u8>,
+    /// Whether the last read stopped at its limit. Octets that TLS has decrypted do not wake a poll of the descriptor.
+    has_unread: bool,
 }
 
 impl Transport {
@@ -48,7 +50,7 @@ impl Transport {
         let tls = tls.map(Tls::connection).transpose()?.map(Box::new);
         let stream = Stream::open(address).map_err(|error| describe(&error))?;
         let (stage, until, buffer) = (Stage::Connecting, now.after_seconds(timeout_seconds), vec![0; CHUNK]);
-        Ok(Transport { stream, tls, stage, until, timeout_seconds, buffer })
+        Ok(Transport { stream, tls, stage, until, timeout_seconds, buffer, has_unread: false })
     }
 
     /// Begins TLS on a connection that is up: the server has agreed to it. It must be up within the time that was given to
@@ -84,9 +86,13 @@ impl Transport {
         self.stage == Stage::Up
     }
 
-    /// When it must be up; `None`: it is up.
+    /// When it must be up, or be read again at once; `None`: it is up, and there is nothing to read before the descriptor
+    /// is readable.
     pub fn deadline(&self) -> Option<Time> {
-        (self.stage != Stage::Up).then_some(self.until)
+        match self.stage {
+            Stage::Up => self.has_unread.then_some(Time(0)),
+            Stage::Connecting | Stage::Handshaking => Some(self.until),
+        }
     }
 
     /// Continues to connect, and returns whether the connection is up.
@@ -113,6 +119,7 @@ impl Transport {
     pub fn read(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), String> {
         let buffer = self.buffer.as_mut_slice();
         let mut taken = 0;
+        self.has_unread = false;
         while taken < READ_MAX {
             let read = match &mut self.tls {
                 None => self.stream.read(buffer),
@@ -127,6 +134,7 @@ impl Transport {
             }
             taken += read.unwrap_or_default();
         }
+        self.has_unread = taken >= READ_MAX;
         Ok(())
     }
 

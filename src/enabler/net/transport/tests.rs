@@ -69,7 +69,10 @@ fn one_call_reads_a_limited_number_of_octets() {
     let mut first = 0;
     transport.read(|piece| first += piece.len()).expect("open");
     assert!(first < READ_MAX + CHUNK, "{first}");
+    assert_eq!(transport.deadline(), Some(Time(0)), "the rest is read without a poll");
     assert_eq!(read(&mut transport, 3 * READ_MAX - first).len(), 3 * READ_MAX - first);
+    transport.read(|_| panic!("no more data")).expect("open");
+    assert_eq!(transport.deadline(), None);
     drop(writer.join().expect("written"));
     assert_eq!(transport.read(|_| panic!("no more data")), Err("the peer closed the connection".into()));
 }
