@@ -15,7 +15,7 @@ use std::rc::Rc;
 pub const ROWS_MAX: usize = 65_536;
 
 /// Maximum number of octets of all rows of a result.
-pub const RESULT_OCTETS_MAX: usize = 16 << 20;
+pub const RESULT_OCTETS_MAX: usize = 64 << 20;
 
 /// Maximum number of columns of a result.
 pub const COLUMNS_MAX: usize = 64;
