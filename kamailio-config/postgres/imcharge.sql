@@ -143,7 +143,7 @@ CREATE TABLE IF NOT EXISTS imcharge.debits(
   balance bigint NOT NULL,
   held bigint NOT NULL,
   credit_limit bigint NOT NULL,
-  became_low boolean NOT NULL,
+  low_node text COLLATE "C",
   units_added bigint,
   refunded_at timestamptz,
   refund_node text COLLATE "C",
@@ -157,7 +157,8 @@ CREATE INDEX IF NOT EXISTS debits_refunded ON imcharge.debits(account, refunded_
 COMMENT ON TABLE imcharge.debits IS
   'One row per debit: a message, or a part of one. units: all that it took; from_hold: how much of it the session held; '
   'units_added: how much of it was added after at, when more of the message was delivered. balance, held, credit_limit: '
-  'values of the account after it. became_low: it took the account to the threshold low_balance. refunded_at: when the '
+  'values of the account after it. low_node: node of the request by which it took the account to the threshold '
+  'low_balance. refunded_at: when the '
   'units were returned, NULL if they were not.';
 
 CREATE TABLE IF NOT EXISTS imcharge.commands(
@@ -346,7 +347,7 @@ BEGIN
     v_answer.result := CASE
       WHEN NOT v_known AND p_kind <> 7 THEN 2
       WHEN p_kind = 10 AND (v_account.balance <> 0 OR v_account.held <> 0) THEN 12
-      WHEN abs(v_balance) > 9223372036854775807 OR v_limit < 0 THEN 3
+      WHEN v_balance NOT BETWEEN -9223372036854775808 AND 9223372036854775807 OR v_limit < 0 THEN 3
       WHEN v_balance > c_balance_max OR v_limit > c_balance_max THEN 10
       WHEN v_balance < -v_limit THEN 11
       ELSE 0 END;
@@ -543,7 +544,8 @@ BEGIN
           s.account AS s_account, s.node AS s_node, s.epoch AS s_epoch, s.number AS s_number, s.kind AS s_kind,
           s.granted AS s_granted, s.balance AS s_balance, s.held AS s_held,
           d.account AS d_account, d.units AS d_units, d.from_hold AS d_from_hold, d.refunded_at AS d_refunded_at,
-          d.became_low AND d.node = p_node AS d_became_low
+          d.low_node = p_node AS d_became_low, CASE WHEN d.node = p_node THEN d.balance END AS d_balance,
+          CASE WHEN d.refund_node = p_node THEN d.refund_balance END AS d_refund_balance
         FROM unnest(p_kinds, p_sessions, p_numbers, p_accounts, p_quotas, p_units, p_holds, p_messages, p_parts,
             p_octets, p_opened)
           WITH ORDINALITY AS u(kind, session, number, account, quota, units, holds, message, part, octets, opened, ord)
@@ -580,6 +582,10 @@ BEGIN
       v_session_held := coalesce(r.s_held, 0);
       v_is_new := false;
       v_writes := false;
+      v_wanted := 0;
+      v_rest := 0;
+      v_from_hold := 0;
+      v_from_balance := 0;
       item := r.ord;
       result := 0;
       granted := 0;
@@ -600,10 +606,10 @@ BEGIN
         result := CASE WHEN r.number = r.s_number AND r.s_kind = 4 THEN 0 ELSE 4 END;
       ELSIF r.kind = 5 AND v_at_account = 0 THEN
         result := 2;
-      ELSIF r.kind = 5 AND (r.d_units IS NULL OR r.d_refunded_at IS NOT NULL) THEN
-        NULL;
       ELSIF r.kind IN (2, 3, 5) AND r.d_account <> r.account THEN
         result := 3;
+      ELSIF r.kind = 5 AND (r.d_units IS NULL OR r.d_refunded_at IS NOT NULL) THEN
+        v_writes := v_owned;
       ELSIF r.kind IN (2, 3) AND v_at_account = 0 AND r.d_units >= r.units THEN
         NULL;
       ELSIF v_at_account = 0 AND r.kind IN (1, 2, 3) AND p_default_balance IS NULL THEN
@@ -622,10 +628,6 @@ BEGIN
         END IF;
         v_was_low := v_low;
         v_available := greatest(v_balance + v_limit, 0);
-        v_rest := 0;
-        v_from_hold := 0;
-        v_from_balance := 0;
-        v_wanted := 0;
         IF r.kind = 1 THEN
           granted := least(r.quota, c_quota_max, v_available / greatest(r.units, 1));
           IF granted = 0 AND r.quota > 0 THEN
@@ -648,7 +650,8 @@ BEGIN
           ELSIF r.kind = 3 AND v_owned AND r.number > r.s_number THEN
             v_rest := least(greatest(r.holds - v_from_hold - coalesce(r.d_from_hold, 0), 0), v_session_held - v_from_hold);
           END IF;
-          became_low := coalesce(r.d_became_low, false);
+          -- A repeated debit repeats that it took the account to the threshold.
+          became_low := r.d_became_low IS TRUE AND NOT (v_owned AND r.number > r.s_number);
         END IF;
         -- rest: units that move from the hold to the balance, negative to the hold.
         IF result = 0 AND (v_balance - v_from_balance + v_rest > c_units_max OR v_held - v_from_hold - v_rest > c_units_max
@@ -699,13 +702,14 @@ BEGIN
           d_lows := d_lows || became_low;
         ELSIF r.kind IN (2, 3) AND v_wanted > 0 THEN
           UPDATE imcharge.debits d SET units = d.units + v_wanted, units_added = coalesce(d.units_added, 0) + v_wanted,
-              from_hold = d.from_hold + v_from_hold, octets = greatest(d.octets, r.octets)
+              from_hold = d.from_hold + v_from_hold, octets = greatest(d.octets, r.octets),
+              low_node = CASE WHEN became_low THEN p_node ELSE d.low_node END
             WHERE d.session = r.session AND d.message_id = r.message AND d.part = r.part;
           INSERT INTO imcharge.changes
             SELECT r.account, v_at, 'debit', -v_wanted, d.call_id, 'imcharge', p_node, r.session, r.message, r.part,
                 v_balance, v_held, v_limit
               FROM imcharge.debits d WHERE d.session = r.session AND d.message_id = r.message AND d.part = r.part;
-        ELSIF r.kind = 5 THEN
+        ELSIF r.kind = 5 AND r.d_units IS NOT NULL AND r.d_refunded_at IS NULL THEN
           UPDATE imcharge.debits d SET refunded_at = v_at, refund_node = p_node, refund_balance = v_balance,
               refund_held = v_held, refund_limit = v_limit
             WHERE d.session = r.session AND d.message_id = r.message AND d.part = r.part;
@@ -724,7 +728,12 @@ BEGIN
         END IF;
       END IF;
       IF v_at_account > 0 THEN
-        balance := CASE WHEN result = 0 AND v_owned AND r.kind IN (1, 4) AND r.number = r.s_number THEN r.s_balance
+        -- A repeated answer has the balance of the first one.
+        balance := CASE
+          WHEN result <> 0 THEN v_balance
+          WHEN r.kind IN (1, 4) AND v_owned AND r.number = r.s_number THEN r.s_balance
+          WHEN r.kind IN (2, 3) AND v_wanted = 0 AND r.d_balance IS NOT NULL THEN r.d_balance
+          WHEN r.kind = 5 AND r.d_refund_balance IS NOT NULL THEN r.d_refund_balance
           ELSE v_balance END;
         held := v_held;
         credit_limit := v_limit;
@@ -756,10 +765,11 @@ BEGIN
     END IF;
     IF d_items IS NOT NULL THEN
       INSERT INTO imcharge.debits(session, message_id, part, at, account, units, from_hold, octets, class, trigger, code,
-          call_id, node, balance, held, credit_limit, became_low)
+          call_id, node, balance, held, credit_limit, low_node)
         SELECT p_sessions[u.item], p_messages[u.item], p_parts[u.item], u.at, p_accounts[u.item], u.units, u.from_hold,
             p_octets[u.item], coalesce(p_classes[u.item], ''), coalesce(p_triggers[u.item], ''),
-            coalesce(p_codes[u.item], 0), coalesce(p_calls[u.item], ''), p_node, u.balance, u.held, u.credit_limit, u.low
+            coalesce(p_codes[u.item], 0), coalesce(p_calls[u.item], ''), p_node, u.balance, u.held, u.credit_limit,
+            CASE WHEN u.low THEN p_node END
           FROM unnest(d_items, d_at, d_units, d_from_hold, d_balances, d_helds, d_limits, d_lows)
             AS u(item, at, units, from_hold, balance, held, credit_limit, low);
     END IF;
