@@ -271,11 +271,20 @@ impl Server {
     }
 
     fn connect(&self, database: &str, user: &str, password: &str) -> postgres::Client {
+        let connected = self.config(database, user, password).connect(postgres::NoTls);
+        connected.unwrap_or_else(|error| panic!("server {}: {error}", self.name))
+    }
+
+    /// Returns how to connect as the role of the proxies.
+    pub fn client_config(&self, database: &str) -> postgres::Config {
+        self.config(database, "imcharge", PASSWORD)
+    }
+
+    fn config(&self, database: &str, user: &str, password: &str) -> postgres::Config {
         let mut config = postgres::Config::new();
         config.host("127.0.0.1").port(self.port).user(user).password(password).dbname(database);
         config.connect_timeout(WITHIN);
-        let connected = config.connect(postgres::NoTls);
-        connected.unwrap_or_else(|error| panic!("server {}: {error}", self.name))
+        config
     }
 
     /// Executes statements as the superuser and returns the rows of all of them, NULL as `NULL`.
@@ -360,6 +369,14 @@ impl Server {
     /// Ends a stall.
     pub fn resume(&self) {
         self.signal("CONT");
+    }
+
+    /// Stalls the processes that send to standbys, until the server is killed: nothing that it writes from now on arrives.
+    pub fn stall_senders(&self) {
+        let senders = self.query("postgres", "SELECT pid FROM pg_stat_replication");
+        assert!(!senders.is_empty(), "server {}: no standby follows", self.name);
+        let ids: Vec<u32> = senders.iter().map(|row| row[0].parse().expect("a process id")).collect();
+        send("STOP", &ids);
     }
 
     fn signal(&self, signal: &str) {
