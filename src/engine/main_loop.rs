@@ -17,7 +17,7 @@
 
 use super::effects::Effect;
 use super::notification_writer::NotificationWriter;
-use super::ring_reader::{RingReader, gather};
+use super::ring_reader::{RingReader, gather, read_until};
 use super::sessions::SessionTable;
 use super::store::change::{Change, Marks};
 use super::store::{Retention, Store, StoreError};
@@ -265,12 +265,14 @@ impl Engine {
         // The records borrow from the rings until the step is over.
         let rings = std::mem::take(&mut self.rings.rings);
         let records = gather(&rings, &mut self.rings.positions, TICK_RECORDS_MAX);
+        let read_until = read_until(&rings, &self.rings.positions, clock::now());
         let events = self.enabler_events();
         let count = records.len() + events.len();
         let stepped = self.step(|sessions, tick| {
             records.iter().try_for_each(|record| sessions.handle_record(tick, record))?;
             events.into_iter().try_for_each(|event| sessions.enabler_event(tick, event))?;
-            sessions.run_timers(tick)
+            // The events of an earlier run of the host are read to the end before any of its sessions is settled.
+            if tick.is_current_instance() { sessions.run_timers(tick, read_until) } else { Ok(()) }
         });
         self.rings.rings = rings;
         stepped?;

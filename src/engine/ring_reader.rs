@@ -1,6 +1,7 @@
 //! Reads the event rings of a run of the host.
 
 use super::store::change::Marks;
+use crate::charge::time::Time;
 use crate::shm::record::Record;
 use crate::shm::region::EventConsumer;
 
@@ -51,4 +52,13 @@ pub fn gather<'a>(rings: &'a [EventConsumer], positions: &mut [u64], most: usize
     }
     records.sort_by_key(Record::at);
     records
+}
+
+/// Returns the time up to which all published events have been read: that of the oldest one left in a ring, `now` at most.
+pub fn read_until(rings: &[EventConsumer], positions: &[u64], now: Time) -> Time {
+    let next = |(ring, position): (&EventConsumer, &u64)| {
+        let (bytes, _) = ring.read_at(*position)?;
+        postcard::from_bytes(bytes).ok().map(|record: Record<'_>| record.at())
+    };
+    rings.iter().zip(positions).filter_map(next).fold(now, Time::min)
 }

@@ -138,9 +138,14 @@ impl SessionTable {
         self.execute_outputs(tick, key)
     }
 
-    /// Tells a session that its connections ended with the processes of its host.
+    /// Tells a session that its connections ended with the processes of its host. If its host is an earlier one, all events
+    /// of the session have been read.
     pub fn host_stopped(&mut self, tick: &mut Tick<'_>, key: SessionKey) -> Result<(), StoreError> {
-        self.handle_event(tick, key, tick.now, &Event::HostStopped)
+        self.handle_event(tick, key, tick.now, &Event::HostStopped)?;
+        let orphaned = self.sessions.get_mut(&key).filter(|entry| entry.is_orphaned(tick.region));
+        let Some(entry) = orphaned else { return Ok(()) };
+        entry.session.on_gate_closed(0, tick.now);
+        self.execute_outputs(tick, key)
     }
 
     /// Returns all sessions.
@@ -253,20 +258,21 @@ impl SessionTable {
         }
     }
 
-    /// Runs the timers that are due.
-    pub fn run_timers(&mut self, tick: &mut Tick<'_>) -> Result<(), StoreError> {
-        self.early_events.expire(tick);
-        while let Some(Reverse((at, key))) = self.timers.peek().copied().filter(|due| due.0.0 <= tick.now) {
+    /// Runs the timers of sessions that are due at `read_until`. Up to that time all events have been read: what is still in a
+    /// ring may be the activity or the answer that a later timer waits for.
+    pub fn run_timers(&mut self, tick: &mut Tick<'_>, read_until: Time) -> Result<(), StoreError> {
+        self.early_events.expire(tick, read_until);
+        while let Some(Reverse((at, key))) = self.timers.peek().copied().filter(|due| due.0.0 <= read_until) {
             self.timers.pop();
             let entry = self.sessions.get_mut(&key).filter(|entry| entry.scheduled == Some(at));
             let Some(entry) = entry else { continue };
             entry.scheduled = None;
-            let is_due = entry.session.deadline().is_some_and(|deadline| deadline <= tick.now);
+            let is_due = entry.session.deadline().is_some_and(|deadline| deadline <= read_until);
             if !is_due || self.postpone_renewal(key, tick.now) {
                 self.schedule(key, tick.now);
             } else if let Some(entry) = self.sessions.get_mut(&key) {
-                entry.recall_answer(tick.region, tick.now);
-                entry.session.on_timer(tick.now);
+                entry.recall_answer(tick.region, read_until);
+                entry.session.on_timer(read_until);
                 self.execute_outputs(tick, key)?;
             }
         }

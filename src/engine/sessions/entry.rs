@@ -26,6 +26,9 @@ pub(super) enum Copy {
     Current,
 }
 
+/// Run of the host that sessions of another node belong to: none.
+pub(super) const NO_INSTANCE: u64 = 0;
+
 /// A session, with what the engine keeps beside its state.
 pub(super) struct SessionEntry {
     pub session: Session,
@@ -76,6 +79,11 @@ impl SessionEntry {
             balance: None,
             uncovered: 0,
         }
+    }
+
+    /// Whether it belongs to an earlier run of the host.
+    pub fn is_orphaned(&self, region: &Region) -> bool {
+        self.instance != region.instance() && self.instance != NO_INSTANCE
     }
 
     /// Tells the session of its 2xx, if the worker has noted it in the slot but found no room for the event in its ring.

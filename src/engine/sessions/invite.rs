@@ -48,9 +48,9 @@ impl EarlyEvents {
         self.0.push_back((tick.now, key, event));
     }
 
-    /// Drops events that have waited for too long.
-    pub fn expire(&mut self, tick: &mut Tick<'_>) {
-        while self.0.front().is_some_and(|early| early.0.after_seconds(EARLY_EVENT_SECONDS) <= tick.now) {
+    /// Drops events that have waited for too long at `read_until`.
+    pub fn expire(&mut self, tick: &mut Tick<'_>, read_until: Time) {
+        while self.0.front().is_some_and(|early| early.0.after_seconds(EARLY_EVENT_SECONDS) <= read_until) {
             self.0.pop_front();
             tick.count(Statistic::DroppedUnknown);
         }

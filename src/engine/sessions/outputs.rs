@@ -117,7 +117,12 @@ impl SessionEntry {
     }
 
     /// Closes the gate at once, so that the session learns how many messages have passed, and once more after the commit.
+    /// The gate of an earlier host is gone: its sessions are settled when all its events have been read
+    /// ([`SessionTable::host_stopped`]).
     fn on_close_gate(&mut self, tick: &mut Tick<'_>) {
+        if self.is_orphaned(tick.region) {
+            return;
+        }
         let key = self.session.key();
         let taken = self.slot.map_or(0, |slot| {
             tick.effects.push(Effect::Close(slot));

@@ -2,16 +2,13 @@
 //! it settles.
 
 use super::SessionTable;
-use super::entry::{Copy, SessionEntry};
+use super::entry::{Copy, NO_INSTANCE, SessionEntry};
 use crate::charge::session::Session;
 use crate::enabler::{AdoptedSession, SessionState};
 use crate::engine::effects::Effect;
 use crate::engine::store::StoreError;
 use crate::engine::tick::Tick;
 use crate::shm::statistic::Statistic;
-
-/// Run of the host that adopted sessions belong to: none.
-const NO_INSTANCE: u64 = 0;
 
 /// Sessions after which the engine shows a sign of life.
 const PORTION_SESSIONS: usize = 1000;
