@@ -42,6 +42,17 @@ struct Frame {
     event: EventFate,
 }
 
+impl Frame {
+    /// Whether the engine handles this frame before a later one for certain.
+    fn is_handled_before(&self, later: &Frame) -> bool {
+        let is_in_one_ring = match (self.event, later.event) {
+            (EventFate::At((instance, process, _)), EventFate::At(place)) => (instance, process) == (place.0, place.1),
+            _ => false,
+        };
+        self.at < later.at || is_in_one_ring
+    }
+}
+
 /// Frames of a message that the gate let pass, ordered by time.
 #[derive(Clone, Debug, Default)]
 pub struct Delivery {
@@ -110,23 +121,24 @@ impl Delivery {
     }
 
     /// Returns what must be paid for. An aborted message may be free (`abort=release`), unless all of it had passed before;
-    /// what passes afterwards is a new message. Of two frames with the same time the engine may handle either one first.
+    /// what passes afterwards is a new message. Of two frames with the same time the engine may handle either one first, unless
+    /// they are in one ring.
     pub fn payable(&self) -> Payable {
         let mut payable = Payable { min: 0, max: 0 };
-        let (mut is_whole, mut given_up_at) = (false, None);
-        for Frame { at, part, event } in &self.frames {
-            match *part {
+        let (mut end, mut given_up_at) = (None, None);
+        for frame in &self.frames {
+            match frame.part {
                 Part::Content { charge: Charge::Free, .. } => {}
                 Part::Content { octets, charge: Charge::Uncertain, .. } => payable.max += octets,
                 Part::Content { octets, is_last, charge: Charge::Due } => {
                     payable.max += octets;
-                    if matches!(event, EventFate::At(_)) && given_up_at != Some(at) {
+                    if matches!(frame.event, EventFate::At(_)) && given_up_at != Some(frame.at) {
                         payable.min += octets;
-                        is_whole |= is_last;
+                        end = end.or(is_last.then_some(frame));
                     }
                 }
-                Part::Abort if is_whole => {}
-                Part::Abort => (payable.min, given_up_at) = (0, Some(at)),
+                Part::Abort if end.is_some_and(|end| end.is_handled_before(frame)) => {}
+                Part::Abort => (payable.min, given_up_at) = (0, Some(frame.at)),
             }
         }
         payable

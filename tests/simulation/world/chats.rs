@@ -1,6 +1,6 @@
 //! Chats, large messages and messages to a store: their parties, honest and hostile, and the rules about them.
 
-use super::checks::price_of;
+use super::checks::{price_of, was_granted_uncovered};
 use super::setup::{charges_notifications, is_by_size, sending_tariff_of};
 use super::{Death, FAULT_PERIOD, PROCESSES, SECOND, Step, World, print_trace};
 use crate::call::{CLIENT, Content, MERGED, SERVER, Stage};
@@ -561,7 +561,9 @@ impl World<'_> {
                        WHERE s.key=?1 AND message_id=?2 AND rule='no-credit'";
         let refused: u64 = ledger.query_row(refused, (&session, id), |row| row.get(0)).expect("a number");
         let chargeable = self.chargeable_by(chat, party, passed);
-        let min = if refused > 0 && (self.is_short || passed.is_contradicted()) { 0 } else { chargeable.min };
+        let may_be_refused =
+            self.is_short || passed.is_contradicted() || was_granted_uncovered(&ledger, chat.session_of(party));
+        let min = if refused > 0 && may_be_refused { 0 } else { chargeable.min };
         let is_right = (min..=chargeable.max).contains(&units) && octets <= passed.octets() && refunds == 0;
         self.tally.released += u64::from(chargeable == (Chargeable { min: 0, max: 0 }) && !passed.responses.is_empty());
         self.tally.contradicted += u64::from(chargeable.min > 0 && passed.is_contradicted());

@@ -3,6 +3,7 @@
 use super::{PROCESSES, SECOND, Step, World};
 use crate::call::{Call, Layout, MERGED, Message, Stage};
 use crate::dialog::LegState;
+use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::{Tariff, Unit};
 use imcharge::enabler::Accounts;
@@ -177,9 +178,10 @@ impl World<'_> {
                 let refunds = count(&format!("SELECT count(refunded_at) {of_message}"), of);
                 let octets = count(&standing("coalesce(sum(octets), 0)"), of);
                 let units = count(&standing("coalesce(sum(units), 0)"), of);
-                // A debit whose reservation was lost, on an account without credit.
+                // A debit whose reservation was lost, on an account without credit, or one without a reservation.
                 let refused = "SELECT count(*) FROM undebited WHERE call_id=?1 AND message_id=?2 AND rule='no-credit'";
-                let is_refused = self.is_short && count(refused, of) > 0;
+                let may_be_short = self.is_short || was_granted_uncovered(&ledger, call.session());
+                let is_refused = may_be_short && count(refused, of) > 0;
                 let is_given_back = self.config.policy.cases.report == Settle::Release && call.reported.contains(id);
                 if !is_given_back && refunds > 0 {
                     return Err(format!("call {} message {id} was refunded without a reason", call.number));
@@ -287,6 +289,14 @@ impl World<'_> {
             holds => Err(format!("{holds} holds are left")),
         }
     }
+}
+
+/// Whether a session was granted something while no enabler answered: other sessions may hold all credit when it is debited.
+pub(super) fn was_granted_uncovered(ledger: &rusqlite::Connection, session: SessionKey) -> bool {
+    let sql = "SELECT count(*) FROM steps p JOIN sessions s ON p.session=s.id \
+               WHERE s.key=?1 AND p.rule='on_failure=grant'";
+    let count: i64 = ledger.query_row(sql, [session.to_string()], |row| row.get(0)).expect("a view");
+    count > 0
 }
 
 /// Returns the price of a message's octets; 0 if none has passed.

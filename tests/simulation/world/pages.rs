@@ -1,6 +1,6 @@
 //! SIP MESSAGEs: their parties, and the rules about them.
 
-use super::checks::price_of;
+use super::checks::{price_of, was_granted_uncovered};
 use super::setup::page_tariff_of;
 use super::{Death, FAULT_PERIOD, PROCESSES, SECOND, Step, World};
 use crate::page::{OTHER_PATH, OWN_PATH, Page};
@@ -194,7 +194,8 @@ impl World<'_> {
             let count = number(&format!("SELECT count(*) {charged}"), &call_id);
             let units = number(&format!("SELECT coalesce(sum(units), 0) {charged}"), &call_id);
             let refused = "SELECT count(*) FROM undebited WHERE call_id=?1 AND rule='no-credit'";
-            let is_refused = self.is_short && number(refused, &call_id) > 0;
+            let may_be_short = self.is_short || was_granted_uncovered(&ledger, page.session());
+            let is_refused = may_be_short && number(refused, &call_id) > 0;
             let was_silent = "SELECT count(*) FROM steps p JOIN sessions s ON p.session=s.id \
                               WHERE s.call_id=?1 AND p.step IN ('idle', 'host-stopped')";
             let was_silent = number(was_silent, &call_id) > 0;
