@@ -61,7 +61,7 @@ const STOP_SILENCE: Duration = Duration::from_millis(100);
 /// Longest wait of a stopping engine for that silence.
 const STOP_SILENCE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longest wait of a stopping engine for the last settlements. The next engine settles the rest.
+/// Longest wait of a stopping engine for the last events and settlements. The next engine does the rest.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Longest wait of a stopping engine until the enabler has closed its connections.
@@ -226,7 +226,7 @@ impl Engine {
         self.wait_for_silence(begun)?;
         let open = self.sessions.open_sessions();
         self.in_portions(&open, SessionTable::host_stopped)?;
-        while (self.sessions.has_open() || !self.after_sync.is_empty()) && clock::since(begun) < SETTLE_TIMEOUT {
+        while self.has_unfinished() && clock::since(begun) < SETTLE_TIMEOUT {
             self.process()?;
             self.publish_delayed()?;
             clock::pause(STOP_POLL_INTERVAL);
@@ -240,8 +240,16 @@ impl Engine {
         self.store.finish(TABLES_TIMEOUT)?;
         self.store.finish_records(RECORDS_TIMEOUT);
         self.publish_delayed()?;
-        self.region.remove_file();
+        // The next engine reads what is left.
+        if !self.rings.has_unread() {
+            self.region.remove_file();
+        }
         Ok(())
+    }
+
+    /// Whether events are unread, sessions open, or effects not published.
+    fn has_unfinished(&self) -> bool {
+        self.sessions.has_open() || !self.after_sync.is_empty() || self.rings.has_unread()
     }
 
     /// Handles events until the rings have been silent for a while: workers may still be writing.

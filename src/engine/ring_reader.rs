@@ -27,6 +27,11 @@ impl RingReader {
         reader
     }
 
+    /// Whether any ring has a record at or after its position.
+    pub fn has_unread(&self) -> bool {
+        self.rings.iter().zip(&self.positions).any(|(ring, position)| ring.head() > *position)
+    }
+
     /// Frees the rings up to the current positions.
     pub fn free(&mut self) {
         for (ring, position) in self.rings.iter_mut().zip(&self.positions) {

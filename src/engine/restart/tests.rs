@@ -8,8 +8,9 @@ use crate::charge::service::Service;
 use crate::charge::time::Time;
 use crate::config::Config;
 use crate::engine::preflight;
-use crate::shm::record::Record;
+use crate::shm::record::{AccountChange, Command, Record};
 use crate::shm::region::EventProducer;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ALICE: &str = "sip:alice@example.org";
 
@@ -104,6 +105,24 @@ impl Host {
     }
 }
 
+/// Adds 1 to the account of Alice, again and again, until `stop` is set. Returns how often.
+fn top_up(ring: &mut EventProducer, stop: &AtomicBool) -> i64 {
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let reference = count.to_string();
+        let change = AccountChange::Add(1);
+        let command = Command::Account { account: ALICE, change, reference: &reference, by: "test" };
+        let record = Record::Command { at: clock::now(), process: 1, sequence: 1, command };
+        let written = ring.write(0, |space| postcard::to_slice(&record, space).ok().map(|octets| octets.len()));
+        match written {
+            Ok(_) => count += 1,
+            Err(_) => std::thread::yield_now(),
+        }
+        ring.publish();
+    }
+    count
+}
+
 fn tick(engine: &mut Engine) {
     engine.tick().unwrap_or_else(|error| panic!("{error}"));
 }
@@ -175,4 +194,29 @@ fn answer_to_a_message_of_a_dead_host_comes_before_its_time_out() {
     let host = Host::start(&folder, &settings);
     let engine = host.start_engine();
     assert_eq!(stop(&folder, engine), [1, 0]);
+}
+
+#[test]
+fn events_that_a_stopping_engine_does_not_get_to_are_left_to_the_next_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut host = Host::start(&folder, &[]);
+    let mut engine = host.start_engine();
+    // Creates the account.
+    host.invite(0, clock::now(), 1);
+    tick(&mut engine);
+    let stopped = AtomicBool::new(false);
+    let count = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| top_up(&mut host.rings[1], &stopped));
+        let result = engine.stop();
+        stopped.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|error| panic!("{error}"));
+        writer.join().expect("the writer does not panic")
+    });
+    drop((engine, host));
+    let host = Host::start(&folder, &[]);
+    let engine = host.start_engine();
+    stop(&folder, engine);
+    let ledger = rusqlite::Connection::open(folder.path().join("ledger.sqlite")).expect("the ledger opens");
+    let balance: i64 = ledger.query_row("SELECT balance FROM accounts", [], |row| row.get(0)).expect("one account");
+    assert_eq!(balance, 3 + count);
 }
