@@ -9,7 +9,7 @@ use super::server_error::ServerError;
 pub const SCHEMA_VERSION: i32 = 1;
 
 /// Oldest supported version of PostgreSQL, as `server_version_num`.
-const SERVER_VERSION_MIN: i32 = 130_000;
+const SERVER_VERSION_MIN: i32 = 150_000;
 
 /// The file that creates the schema.
 const SCHEMA_FILE: &str = "imcharge.sql";

@@ -509,7 +509,7 @@ fn unfit_servers_are_refused_with_what_to_do() {
     for (checks, part) in [
         (Checks { is_standby: true, ..fit }, "it is a standby"),
         (Checks { is_read_only: true, ..fit }, "unset default_transaction_read_only"),
-        (Checks { version: 120_022, ..fit }, "it is PostgreSQL 12: 13 or newer is needed"),
+        (Checks { version: 140_022, ..fit }, "it is PostgreSQL 14: 15 or newer is needed"),
         (Checks { schema: None, ..fit }, "run psql -d charging -f imcharge.sql as its owner"),
         (Checks { schema: Some(SCHEMA_LATER), ..fit }, "has version 99, and this module needs version"),
     ] {
