@@ -349,7 +349,13 @@ impl Connection {
         let State::Login(authentication) = &mut self.state else { return Ok(()) };
         if let Message::ErrorResponse(body) = message {
             let report = Report::read(body.fields()).map_err(malformed)?;
-            return Err(format!("it refuses the login: {}", report.error));
+            let error = report.error;
+            // Class 28: the role, the password, or the address of the client.
+            let advice = match error.sqlstate.class() {
+                "28" => "; check user and password_file of the parameter postgres, and the role and pg_hba.conf there",
+                _ => "",
+            };
+            return Err(format!("it refuses the login: {error}{advice}"));
         }
         if authentication.message(message, &mut self.output)? {
             self.state = State::Preparing;

@@ -396,7 +396,8 @@ fn login_is_refused_with_what_to_do() {
         ),
         (
             error("FATAL", "28P01", "password authentication failed\nfor user \"imcharge\""),
-            "it refuses the login: password authentication failed\\nfor user \"imcharge\" (SQLSTATE 28P01)",
+            "it refuses the login: password authentication failed\\nfor user \"imcharge\" (SQLSTATE 28P01); check user and \
+             password_file of the parameter postgres, and the role and pg_hba.conf there",
         ),
         (error("FATAL", "57P03", "starting up"), "it refuses the login: starting up (SQLSTATE 57P03)"),
     ];
