@@ -3,6 +3,11 @@
 //! A server does not run as root: if the tests do, it runs as the user `postgres`. It ends with the process that started
 //! it, also if that is killed. No server that was there before is touched.
 
+pub mod patroni;
+mod wire;
+
+pub use wire::Wire;
+
 use crate::{eventually, repository};
 use std::fs;
 use std::io::Write;
@@ -163,27 +168,31 @@ impl Cluster {
         }
     }
 
-    /// Starts a dead server again as a standby of the primary, with a new copy of its data.
+    /// Starts a dead server again at its port, as a standby of the primary with a new copy of its data.
     pub fn rebuild(&mut self, at: usize) {
         let old = &mut self.servers[at];
         assert!(!old.is_running(), "the server is running");
-        let name = old.name;
+        let (name, port) = (old.name, old.port);
         fs::remove_dir_all(&old.data).expect("the folder is writable");
-        self.servers[at] = self.new_standby(name);
+        let data = self.copy_of_primary(name);
+        let postmaster = Postmaster::start(&data, name, port);
+        assert!(postmaster.is_some(), "server {name} did not start:\n{}", last_lines(&data));
+        self.servers[at] = Server { name, port, data, postmaster };
     }
 
     fn add_standby(&mut self, name: &'static str) {
-        let standby = self.new_standby(name);
+        let standby = Server::start(self.copy_of_primary(name), name);
         self.servers.push(standby);
     }
 
-    fn new_standby(&self, name: &'static str) -> Server {
+    /// Copies the data of the primary for a standby of it.
+    fn copy_of_primary(&self, name: &str) -> PathBuf {
         let data = self.folder.path().join(name);
         let port = self.primary().port.to_string();
         // -R makes it a standby of the server that the copy is taken from.
         let source = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-w"];
         run(as_server("pg_basebackup").args(["-D", text(&data), "-R", "-N", "-c", "fast"]).args(source));
-        Server::start(data, name)
+        data
     }
 
     /// Returns the setup.
@@ -271,31 +280,19 @@ impl Server {
     }
 
     fn connect(&self, database: &str, user: &str, password: &str) -> postgres::Client {
-        let connected = self.config(database, user, password).connect(postgres::NoTls);
+        let connected = connect(self.port, database, user, password);
         connected.unwrap_or_else(|error| panic!("server {}: {error}", self.name))
     }
 
     /// Returns how to connect as the role of the proxies.
     pub fn client_config(&self, database: &str) -> postgres::Config {
-        self.config(database, "imcharge", PASSWORD)
-    }
-
-    fn config(&self, database: &str, user: &str, password: &str) -> postgres::Config {
-        let mut config = postgres::Config::new();
-        config.host("127.0.0.1").port(self.port).user(user).password(password).dbname(database);
-        config.connect_timeout(WITHIN);
-        config
+        config(self.port, database, "imcharge", PASSWORD)
     }
 
     /// Executes statements as the superuser and returns the rows of all of them, NULL as `NULL`.
     pub fn query(&self, database: &str, sql: &str) -> Vec<Vec<String>> {
-        let messages = self.superuser(database).simple_query(sql);
-        let messages = messages.unwrap_or_else(|error| panic!("server {}: {sql}: {error}", self.name));
-        let rows = messages.into_iter().filter_map(|message| match message {
-            postgres::SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
-        rows.map(|row| (0..row.len()).map(|at| row.get(at).unwrap_or("NULL").to_owned()).collect()).collect()
+        let rows = rows(&mut self.superuser(database), sql);
+        rows.unwrap_or_else(|error| panic!("server {}: {sql}: {error}", self.name))
     }
 
     /// Executes statements as the superuser.
@@ -383,6 +380,27 @@ impl Server {
         let postmaster = self.postmaster.as_ref().expect("the server is running");
         postmaster.signal(signal);
     }
+}
+
+/// Connects to the server at this port of 127.0.0.1.
+fn connect(port: u16, database: &str, user: &str, password: &str) -> Result<postgres::Client, postgres::Error> {
+    config(port, database, user, password).connect(postgres::NoTls)
+}
+
+fn config(port: u16, database: &str, user: &str, password: &str) -> postgres::Config {
+    let mut config = postgres::Config::new();
+    config.host("127.0.0.1").port(port).user(user).password(password).dbname(database);
+    config.connect_timeout(WITHIN);
+    config
+}
+
+/// Executes statements and returns the rows of all of them, NULL as `NULL`.
+fn rows(client: &mut postgres::Client, sql: &str) -> Result<Vec<Vec<String>>, postgres::Error> {
+    let rows = client.simple_query(sql)?.into_iter().filter_map(|message| match message {
+        postgres::SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    Ok(rows.map(|row| (0..row.len()).map(|at| row.get(at).unwrap_or("NULL").to_owned()).collect()).collect())
 }
 
 impl Drop for Server {

@@ -24,10 +24,10 @@ fn crashes() -> usize {
 }
 
 /// What the clients have seen: Call-ID and Message-ID of every message that came to one.
-type Seen = Mutex<Vec<(String, String)>>;
+pub type Seen = Mutex<Vec<(String, String)>>;
 
 /// Retrieves up to three messages, as the proxy permits.
-fn retrieve(proxy: SocketAddr, relay: SocketAddr, identity: &str, seen: &Seen) {
+pub fn retrieve(proxy: SocketAddr, relay: SocketAddr, identity: &str, seen: &Seen) {
     let options = ClientOptions::new(proxy, relay, identity);
     let Ok(mut client) = ImClient::new(options, Events::default()) else {
         // The proxy is being started again.
@@ -122,7 +122,7 @@ fn reconcile(kill: impl Fn(&mut Proxy)) -> Messages {
 }
 
 /// The messages of the history, which has each once: session and Message-ID are its key.
-fn debited(ledger: &rusqlite::Connection) -> Messages {
+pub fn debited(ledger: &rusqlite::Connection) -> Messages {
     let mut statement = ledger.prepare("SELECT call_id, message_id FROM debits").expect("the history is a table");
     let rows = statement.query_map([], |row| row.try_into()).expect("the history can be read");
     let rows = rows.map(|row| row.expect("a row")).collect::<Vec<(String, String)>>();

@@ -267,7 +267,12 @@ impl Proxy {
     /// Returns the pid of the engine.
     pub fn engine_pid(&self) -> Option<u32> {
         let engine = self.processes().into_iter().find(|path| processes::is_named(path, "imcharge engine"))?;
-        engine.file_name()?.to_str()?.parse().ok()
+        processes::pid(&engine)
+    }
+
+    /// Returns the pids of all processes of the proxy.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes().iter().filter_map(|process| processes::pid(process)).collect()
     }
 
     /// Returns the /proc folders of all processes of the proxy.
@@ -312,6 +317,23 @@ impl Proxy {
         self.signal("KILL", None);
         let _ = self.child.wait();
         eventually(Duration::from_secs(5), || self.engine_pid().is_none());
+    }
+
+    /// As [`kill_all`](Self::kill_all), and removes what the processes have written to shared memory, as a power failure
+    /// does. The state directory stays.
+    pub fn lose_power(&mut self) {
+        let regions = processes::mapped(self.pid(), "/dev/shm/imcharge-");
+        self.kill_all();
+        for region in regions {
+            fs::remove_file(&region).unwrap_or_else(|error| panic!("{}: {error}", region.display()));
+        }
+    }
+
+    /// As [`lose_power`](Self::lose_power), and empties the state directory.
+    pub fn lose_machine(&mut self) {
+        self.lose_power();
+        let state = self.state_dir();
+        fs::remove_dir_all(&state).and_then(|()| fs::create_dir(&state)).expect("an empty state directory");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The processes of a process group, as /proc shows them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,9 +16,20 @@ fn group_of(process: &Path) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse().ok()
 }
 
+/// Returns the pid of a process.
+pub fn pid(process: &Path) -> Option<u32> {
+    process.file_name()?.to_str()?.parse().ok()
+}
+
 /// Returns whether a process has this command name.
 pub fn is_named(process: &Path, name: &str) -> bool {
     fs::read_to_string(process.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+}
+
+/// Returns the files with this start of their path that a process has mapped.
+pub fn mapped(pid: u32, prefix: &str) -> BTreeSet<PathBuf> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    maps.split_whitespace().filter(|word| word.starts_with(prefix)).map(PathBuf::from).collect()
 }
 
 /// Returns the CPU time of a process, in nanoseconds.
