@@ -43,6 +43,7 @@ mod resume;
 mod rpc;
 mod security;
 mod sessions;
+mod shared;
 mod trouble;
 mod watching;
 
