@@ -29,6 +29,9 @@ PACKAGES_BUILD = $(if $(filter $(CURDIR)/out/kamailio/src,$(KAMAILIO_SRC)),kamai
 PACKAGES_FUZZ = g++
 PACKAGES_TEST = postgresql-15 sqlite3 kamailio-lua-modules kamailio-ims-modules valgrind tshark sip-tester baresip-core linphone-cli
 PACKAGES_TEST_ALL = $(PACKAGES_FUZZ) freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv debootstrap lintian dpkg-dev
+# What the tests of the shared ledger start.
+PACKAGES_SHARED = postgresql-15
+PACKAGES_PATRONI = postgresql-15 patroni python3-etcd etcd-server
 PACKAGES_BENCH = kamailio-ims-modules
 PACKAGES_DEB = dpkg-dev binutils
 MODULE ?= out/imcharge.so
@@ -40,7 +43,7 @@ PACKAGES_TEST_OPENSIPS = python3-venv tshark
 PACKAGES_OPENSIPS = clang libclang-dev binutils gcc libc6-dev make
 CARGO_OPENSIPS = CARGO_TARGET_DIR=$(CURDIR)/target/opensips cargo
 
-.PHONY: help run check test test-all sim crashes soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
+.PHONY: help run check test test-all sim crashes shared patroni soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
 
 help:
 	@echo 'make run            charge retrievals, a chat and a MESSAGE in the stock Kamailio, and print them'
@@ -49,6 +52,8 @@ help:
 	@echo 'make test-all       make test, other releases of Kamailio, foreign Diameter stacks, simulation, fuzzing, packages, soak'
 	@echo 'make sim            simulate SEEDS=10000 runs with crashes and faults, starting at SEED=1'
 	@echo 'make crashes        SIGKILL of the engine, and of all processes, CRASHES=50 times each under traffic'
+	@echo 'make shared         the shared ledger: ROUNDS=50 kills of the primary, a proxy dies with OPEN=1000 sessions, CUT=90 seconds of partition'
+	@echo 'make patroni        the shared ledger under Patroni, whose leader is killed'
 	@echo 'make soak           a million sessions and 20,000 retrievals; checks memory and leftovers'
 	@echo 'make bench          measure Kamailio with charging beside Kamailio without'
 	@echo 'make fuzz           fuzz codecs, state machines and the C ABI; TARGET=sdp SECONDS=60'
@@ -89,6 +94,15 @@ crashes: module
 	@cargo build -q --release --example ocs
 	@CRASHES=$(or $(CRASHES),50) IMCHARGE_MODULE=$(CURDIR)/out IMCHARGE_OCS=$(CURDIR)/target/release/examples/ocs \
 		cargo test -q --test e2e reconcile:: -- --nocapture --test-threads=1
+
+shared: module
+	@scripts/dependencies.sh $(PACKAGES_SHARED)
+	@ROUNDS=$(or $(ROUNDS),50) OPEN=$(or $(OPEN),1000) CUT=$(or $(CUT),90) IMCHARGE_MODULE=$(CURDIR)/out \
+		cargo test -q --test e2e shared:: -- --nocapture --test-threads=1
+
+patroni: module
+	@scripts/dependencies.sh $(PACKAGES_PATRONI)
+	@IMCHARGE_MODULE=$(CURDIR)/out cargo test -q --test e2e shared::patroni:: -- --ignored --nocapture --test-threads=1
 
 soak: module
 	@cargo build -q --release --example ocs

@@ -64,6 +64,8 @@ echo "== end to end: foreign stacks, and cases that take minutes"
 for cases in $SLOW_CASES; do
     run cargo test -q --test e2e -- --test-threads=2 "$cases"
 done
+echo "== the shared ledger: a thousand sessions of a dead proxy, partitions of 90 s"
+run env OPEN=1000 CUT=90 cargo test -q --test e2e -- --test-threads=2 shared::takeover::sessions shared::partition::
 # The shared memory of the processes, in every order of threads.
 run scripts/loom.sh
 # Every input of the corpus, then new ones, ten seconds a target, under the address sanitizer.
@@ -85,7 +87,7 @@ run scripts/test-package.sh out/imcharge.so "$(. /etc/os-release && echo "$VERSI
     "$(dpkg-query -W -f '${Version}' kamailio)"
 # The cases that touch the host, in the stock Kamailio of other releases of Debian. memcheck does not know their C libraries.
 # A release that the mirror no longer has is reported as not tested.
-HOST_CASES='--test-threads=2 --skip ledger:: --skip ahead:: --skip ocs_wire:: --skip two_minutes'
+HOST_CASES='--test-threads=2 --skip ledger:: --skip shared:: --skip ahead:: --skip ocs_wire:: --skip two_minutes'
 HOST_CASES="$HOST_CASES --skip diameter:: --skip foreign:: --skip trouble:: --skip hostile::answers --skip memory::"
 in_host() {
     env "IMCHARGE_MODULE=$PWD/out/$version" "KAMAILIO_BIN=$host/bin/kamailio" "KAMAILIO_MODULES=$host/modules" \
