@@ -7,6 +7,8 @@ use imcharge::charge::event::Direction;
 use imcharge::charge::service::Service;
 use imcharge::charge::tariff::{Measure, Quota, QuotaUnit, Unit, Units};
 use imcharge::charge::time::Time;
+use imcharge::enabler::postgres::TakeoverRule;
+use imcharge::enabler::queries::{AccountAnswer, AccountQuery, TakeoverOutcome};
 use imcharge::enabler::{
     self, AccountChange, AccountCommand, AccountOutcome, AdoptedSession, Binding, Call, Enabler, EnablerEvent, Refusal,
     SessionState, Settings, StateDirectory, StatusValue, diameter, postgres,
@@ -44,6 +46,33 @@ impl Ledger {
 
     /// Starts a node with the ledger file of this number.
     fn node(&self, name: &str, ledger: u64) -> Node {
+        self.with_settings(name, |settings, now| {
+            let binding = Binding::from_name("postgres").expect("the binding");
+            let enabler = enabler::new(binding, settings, StateDirectory { state_id: 1, ledger }, now);
+            Node { enabler: enabler.expect("a node"), number: 0 }
+        })
+    }
+
+    /// Asks what an operator of a node asks.
+    fn ask(&self, node: &str, query: AccountQuery) -> AccountAnswer {
+        let opened = self.with_settings(node, |settings, now| {
+            Binding::from_name("postgres").expect("the binding").account_queries(settings, now)
+        });
+        let mut queries = opened.expect("it has accounts").expect("a connection");
+        queries.ask(query);
+        let begun = Instant::now();
+        loop {
+            queries.work(clock::now());
+            if let Some(answer) = queries.take_answer() {
+                return answer.unwrap_or_else(|why| panic!("{why}"));
+            }
+            assert!(begun.elapsed() < PATIENCE, "{:?}", queries.last_error());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Passes the settings of a node. One named `off` takes nothing over by itself.
+    fn with_settings<T>(&self, name: &str, with: impl FnOnce(&Settings<'_>, Time) -> T) -> T {
         let password = self.folder.path().join("password");
         let server = |server: &Server| {
             let text = format!("host=127.0.0.1;port={};password_file={};tls=off", server.port(), password.display());
@@ -53,8 +82,8 @@ impl Ledger {
             servers: self.cluster.servers().iter().map(server).collect(),
             node: Some(name.into()),
             lease: 30,
+            takeover: if name == "off" { TakeoverRule::Off } else { TakeoverRule::Settle },
             accepts_async: true,
-            ..postgres::Settings::default()
         };
         let diameter = diameter::Settings { tx_timeout: 25, ..diameter::Settings::default() };
         let all = Settings {
@@ -64,9 +93,7 @@ impl Ledger {
             diameter: &diameter,
             postgres: &settings,
         };
-        let binding = Binding::from_name("postgres").expect("the binding");
-        let enabler = enabler::new(binding, &all, StateDirectory { state_id: 1, ledger }, clock::now());
-        Node { enabler: enabler.expect("a node"), number: 0 }
+        with(&all, clock::now())
     }
 
     fn value(&self, sql: &str) -> String {
@@ -312,6 +339,29 @@ fn node_that_was_taken_over_while_it_lives_learns_it_and_joins_again() {
     a.wait_for_lease();
     assert_eq!(a.counter("pg_fenced"), 1);
     assert_eq!(ledger.value("SELECT node || ' ' || encode(state, 'escape') FROM imcharge.sessions"), "b head");
+}
+
+#[test]
+fn operator_begins_a_takeover() {
+    let ledger = Ledger::new();
+    let (mut a, mut off) = (ledger.node("a", 1), ledger.node("off", 2));
+    off.change(ALICE, AccountChange::Set(100), "");
+    a.ask(&reserve(1, 1));
+    a.replicate(state(1, Some(b"head"), &[]));
+    drop(a);
+    let take_over = |node: &str, dead: &str| match ledger.ask(node, AccountQuery::TakeOver { dead: dead.into() }) {
+        AccountAnswer::TakenOver(outcome) => outcome,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(take_over("off", "c"), TakeoverOutcome::Unknown);
+    assert_eq!(take_over("unknown", "a"), TakeoverOutcome::NotJoined);
+    assert_eq!(take_over("off", "a"), TakeoverOutcome::HasLease);
+    ledger.end_lease("a");
+    assert_eq!(take_over("off", "a"), TakeoverOutcome::Done);
+    let mut third = ledger.node("b", 3);
+    third.wait_for_lease();
+    assert_eq!(take_over("b", "a"), TakeoverOutcome::TakenByOther);
+    assert_eq!(off.wait_for_adopted().session, SessionKey(1, 1));
 }
 
 #[test]
