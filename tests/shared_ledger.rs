@@ -8,7 +8,7 @@ use imcharge::shm::region::Region;
 use imcharge::shm::statistic::Statistic;
 use imcharge::worker::Worker;
 use imcharge_testkit::eventually;
-use imcharge_testkit::postgres::{Cluster, DATABASE, PASSWORD};
+use imcharge_testkit::postgres::{Cluster, DATABASE, PASSWORD, Server, Setup};
 use rusqlite::Connection;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -147,7 +147,11 @@ struct Database {
 
 impl Database {
     fn new() -> Database {
-        let database = Database { cluster: Cluster::single(), folder: tempfile::tempdir().expect("a folder") };
+        Database::of(Cluster::single())
+    }
+
+    fn of(cluster: Cluster) -> Database {
+        let database = Database { cluster, folder: tempfile::tempdir().expect("a folder") };
         fs::write(database.password(), PASSWORD).expect("written");
         fs::set_permissions(database.password(), fs::Permissions::from_mode(0o600)).expect("a file of ours");
         database
@@ -230,6 +234,23 @@ fn accounts_of_embedded_ledgers_are_imported_once_each() {
         database.value("SELECT string_agg(reference || accounts, ',' ORDER BY reference) FROM imcharge.imports"),
         "one3,two2"
     );
+}
+
+/// A repetition changes nothing. Its answer must nevertheless wait until a standby has what it is about.
+#[test]
+fn repeated_import_is_not_answered_before_a_standby_confirms_it() {
+    let database = Database::of(Cluster::new(Setup { standbys: 1, ..Setup::default() }));
+    let folder = embedded(&[(ALICE, 100, 0)]);
+    database.node("proxy1", folder.path(), |console| {
+        assert_eq!(console.import("one", "10"), (1, 0, 0));
+        database.cluster.standbys().for_each(Server::stall);
+        assert_eq!(console.refused("account.import", &["one"]).0, 503);
+        database.cluster.standbys().for_each(Server::resume);
+        let imported = eventually(Duration::from_secs(30), || console.try_run("account.import", &["one"]).is_ok());
+        assert!(imported, "the standby does not follow");
+        assert_eq!(console.import("one", "10"), (0, 1, 0));
+        assert_eq!(console.account(ALICE), (100, 0, 0));
+    });
 }
 
 #[test]
