@@ -156,6 +156,13 @@ fn session_has_one_account() {
     assert_eq!(node.ask(Item::refund(1, 3, "carol", "m1")).result, IMPOSSIBLE);
     assert_eq!(node.ask(Item::refund(2, 3, "carol", "m1")).result, UNKNOWN);
     assert_eq!((database.account("alice"), database.account("bob")), ((60, 30, 10), (100, 0, 0)));
+    // The debit remembers the account when the session is settled.
+    node.ask(Item::release(1, 4, "alice", 30));
+    node.run(&Tick { states: vec![State::settled(1, "alice")], ..Tick::default() });
+    for item in [Item::debit(1, 5, "bob", "m1", 20), Item::refund(1, 5, "bob", "m1")] {
+        assert_eq!(node.ask(item.clone()).result, IMPOSSIBLE, "{item:?}");
+    }
+    assert_eq!((database.account("alice"), database.account("bob")), ((90, 0, 10), (100, 0, 0)));
 }
 
 #[test]
