@@ -11,6 +11,7 @@
 //! | What does a tick do, and in which order? | `main_loop`, `tick` |
 //! | What happens to a session? | `sessions` (session table), `sessions/outputs`, `effects` |
 //! | How is a session settled at restart? | `restart` |
+//! | What happens when nodes take over sessions? | `sessions/takeover` |
 //! | What is read from the rings and written to the queues? | `ring_reader`, `notification_writer` |
 //! | What is durable? | [`store`] (SQLite and journal) |
 //! | What do operators see? | `outstanding`, `script_watch` |
