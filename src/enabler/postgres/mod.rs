@@ -116,6 +116,9 @@ pub struct Postgres {
     membership: Membership,
     takeover: Takeover,
     outgoing: Outgoing,
+    /// Last place of the queue when this node joined. States up to it are stored before any takeover: they tell the
+    /// database which of its sessions this node still has.
+    queued_at_join: i64,
     /// The query in flight, and when it was sent.
     in_flight: Option<(InFlight, Time)>,
     /// Whether the last query was a tick, so that a step of a takeover may follow.
@@ -156,6 +159,7 @@ impl Postgres {
             membership: Membership::new(config.lease),
             takeover: Takeover::default(),
             outgoing: Outgoing::default(),
+            queued_at_join: 0,
             in_flight: None,
             was_tick: false,
             tick: None,

@@ -48,6 +48,16 @@ impl Outgoing {
         self.items.len() >= QUEUE_MAX
     }
 
+    /// Place of the last entry at the end.
+    pub fn last(&self) -> i64 {
+        self.next
+    }
+
+    /// Whether a state waits that was queued up to this place.
+    pub fn has_states_up_to(&self, place: i64) -> bool {
+        self.states.keys().next().is_some_and(|first| *first <= place)
+    }
+
     /// Adds a request. An earlier one of the session, which it does not wait for any more, is dropped.
     pub fn push(&mut self, item: Item) {
         self.next += 1;

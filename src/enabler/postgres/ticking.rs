@@ -38,7 +38,8 @@ impl Postgres {
             return;
         };
         let has_drained = self.adopted_events == 0;
-        let step = self.takeover.step(has_drained, now).filter(|_| !self.is_leaving);
+        let may_step = !self.is_leaving && self.tick.is_none() && !self.outgoing.has_states_up_to(self.queued_at_join);
+        let step = self.takeover.step(has_drained, now).filter(|_| may_step);
         match step {
             Some(step) if self.was_tick || !self.prepare_tick(now) => self.send_step(&step, epoch, now),
             _ if self.prepare_tick(now) => self.send_tick(epoch, now),
@@ -175,6 +176,7 @@ impl Postgres {
     }
 
     fn joined(&mut self, joined: Joined, sent: Time, now: Time) {
+        self.queued_at_join = self.outgoing.last();
         match self.membership.joined(joined, sent, now) {
             Joining::Kept => self.takeover.abandon(self.jitter.bits(), now),
             Joining::Anew { is_known } => {

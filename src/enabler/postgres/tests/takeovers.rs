@@ -1,7 +1,8 @@
 //! Sessions of dead nodes.
 
 use super::fake::*;
-use crate::enabler::postgres::database::{AdoptedRow, Answer, TakeOverResult};
+use crate::enabler::postgres::database::{AdoptedRow, Answer, Joined, TakeOverResult};
+use crate::enabler::postgres::outgoing::TICK_ITEMS_MAX;
 use crate::enabler::{Enabler, EnablerEvent, SessionState};
 
 fn row(session: u64) -> AdoptedRow {
@@ -77,4 +78,20 @@ fn steps_and_ticks_take_turns() {
     assert_eq!(node.tick().1.items.len(), 1);
     node.done(&[granted(1, 5)]);
     assert_eq!(node.sent(), None, "the scan begins anew later");
+}
+
+#[test]
+fn states_of_a_started_node_are_stored_before_it_looks_for_dead_nodes() {
+    let mut node = Node::new();
+    let sessions = TICK_ITEMS_MAX as u64 + 1;
+    (1..=sessions).for_each(|session| node.node.replicate(state(session, 1)));
+    node.up();
+    assert_eq!(node.sent(), Some(Sent::Join));
+    node.answer(Answer::Joined(Joined::Kept { epoch: 3, last_tick: 7 }));
+    assert_eq!(node.tick().1.states.len(), TICK_ITEMS_MAX);
+    node.pass(7 * SECOND);
+    node.done(&[]);
+    assert_eq!(node.tick().1.states.len(), 1);
+    node.done(&[]);
+    assert_eq!(node.sent(), Some(Sent::DeadNodes));
 }
