@@ -1,5 +1,5 @@
 //! Shared by the tests, benchmarks and examples: SIP and MSRP parties, the proxy as a child process, the OCS simulator,
-//! PostgreSQL servers, a TCP relay, a load generator and a certificate authority.
+//! PostgreSQL servers, a load generator and a certificate authority.
 
 pub mod certificates;
 mod events;
@@ -8,7 +8,6 @@ pub mod ocs;
 pub mod parties;
 pub mod postgres;
 pub mod proxy;
-pub mod relay;
 
 pub use events::{CLIENT, ENABLER, Event, Events, PROXY, SERVER};
 

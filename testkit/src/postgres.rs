@@ -428,7 +428,7 @@ impl Postmaster {
             id.is_some()
         };
         assert!(eventually(WITHIN, is_started), "the shell of a server did not start it");
-        let id = id?;
+        let id = id.expect("just read");
         let mut is_ready = false;
         let is_decided = || {
             let status = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
