@@ -43,10 +43,11 @@ PACKAGES_TEST_OPENSIPS = python3-venv tshark
 PACKAGES_OPENSIPS = clang libclang-dev binutils gcc libc6-dev make
 CARGO_OPENSIPS = CARGO_TARGET_DIR=$(CURDIR)/target/opensips cargo
 
-.PHONY: help run check test test-all sim crashes shared patroni soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
+.PHONY: help run run-shared check test test-all sim crashes shared patroni soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
 
 help:
 	@echo 'make run            charge retrievals, a chat and a MESSAGE in the stock Kamailio, and print them'
+	@echo 'make run-shared     two proxies with one account in PostgreSQL; one is killed and the other settles its session'
 	@echo 'make check          format and lints of all code, also of the simulation, the loom models and the fuzz targets'
 	@echo 'make test           unit tests, C harness and end-to-end tests with the stock Kamailio'
 	@echo 'make test-all       make test, other releases of Kamailio, foreign Diameter stacks, simulation, fuzzing, packages, soak'
@@ -71,6 +72,12 @@ run: module
 	@echo 'building the example parties'
 	@cargo build -q --release --examples
 	@$(RUN) target/release/examples/flows --module $(MODULE)
+
+run-shared: module
+	@scripts/dependencies.sh $(PACKAGES_SHARED)
+	@echo 'building the example parties'
+	@cargo build -q --release --example shared
+	@$(RUN) target/release/examples/shared --module $(MODULE)
 
 check: source
 	@scripts/dependencies.sh $(PACKAGES_FUZZ)

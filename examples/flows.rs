@@ -4,6 +4,7 @@
 
 use imcharge::admin::ladder;
 use imcharge::charge::session::Session;
+use imcharge_testkit::ladder::of_call as ladder_of_call;
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
 use imcharge_testkit::parties::page::{PageReceiver, PageSender};
 use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions, stored_messages};
@@ -120,7 +121,7 @@ fn chat(proxy: &Proxy, server_socket: &UdpSocket) -> Result<bool, Box<dyn Error>
     client.bye();
     drop(called);
     println!("\n5. Chat: each party pays for what it sends\n");
-    print_session_ladders(proxy, &client.call_id, 2)?;
+    print_lines(ladder_of_call(proxy, &client.call_id, 2)?);
     let is_correct = [compare(proxy, ALICE, alice, 2 * PRICE), compare(proxy, CAROL, carol, PRICE)];
     Ok(is_correct == [true; 2])
 }
@@ -134,7 +135,7 @@ fn message(proxy: &Proxy, server_socket: &UdpSocket) -> Result<bool, Box<dyn Err
     sender.request(&message, SOON);
     drop(receiver);
     println!("\n6. SIP MESSAGE\n");
-    print_session_ladders(proxy, message.header("Call-ID"), 1)?;
+    print_lines(ladder_of_call(proxy, message.header("Call-ID"), 1)?);
     Ok(compare(proxy, ALICE, before, PRICE))
 }
 
@@ -166,27 +167,8 @@ fn compare(proxy: &Proxy, who: &str, before: Account, expected: i64) -> bool {
     is_correct
 }
 
-/// Prints the ladders of a call's closed sessions, as `imcharge.ladder` draws them.
-fn print_session_ladders(proxy: &Proxy, call_id: &str, sessions: usize) -> Result<(), Box<dyn Error>> {
-    let closed = format!("SELECT count(*) FROM sessions WHERE call_id='{call_id}' AND closed_at IS NOT NULL");
-    eventually(SOON, || proxy.count(&closed) == sessions as i64);
-    for line in proxy.rpc(&["imcharge.ladder", call_id])?.lines().map(str::trim_start) {
-        let (name, value) = line.split_once(": ").unwrap_or_default();
-        match name {
-            "account" => println!("  charged: {value}"),
-            "columns" => println!("{:>10}  {}", "ms", value.trim_start().trim_start_matches("ms").trim_start()),
-            _ if line.contains('│') => {
-                println!("{:>10}  {}", line.split("  ").next().unwrap_or_default(), bars(line))
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Returns a line of a ladder from its first bar on.
-fn bars(line: &str) -> &str {
-    line.find('│').map_or("", |at| &line[at..])
+fn print_lines(lines: Vec<String>) {
+    lines.iter().for_each(|line| println!("{line}"));
 }
 
 fn cost(cents: i64) -> String {

@@ -3,6 +3,7 @@
 
 pub mod certificates;
 mod events;
+pub mod ladder;
 pub mod load;
 pub mod ocs;
 pub mod parties;

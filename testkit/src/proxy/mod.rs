@@ -88,6 +88,18 @@ impl Setup {
         };
         self.changed(line, &format!("{line}\nmodparam(\"imcharge\", \"{name}\", {value})"))
     }
+
+    /// Uses the shared ledger as this node, with database servers at these ports of 127.0.0.1, in their order.
+    pub fn sharing(self, node: &str, ports: &[u16], password_file: &Path) -> Setup {
+        let setup = self
+            .changed("\"enabler\", \"ledger\"", "\"enabler\", \"postgres\"")
+            .parameter("node", &format!("\"{node}\""));
+        // Each parameter is inserted before those that were added earlier.
+        ports.iter().rev().fold(setup, |setup, port| {
+            let file = password_file.display();
+            setup.parameter("postgres", &format!("\"host=127.0.0.1;port={port};password_file={file};tls=off\""))
+        })
+    }
 }
 
 /// A running proxy.

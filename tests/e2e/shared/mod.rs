@@ -31,16 +31,8 @@ pub const SOON: Duration = Duration::from_secs(30);
 
 /// The shipped configuration as this node of a shared ledger, with database servers at these ports, in their order.
 pub fn sharing(setup: Setup, node: &str, ports: &[u16], password_file: &Path) -> Setup {
-    let setup = setup
-        .changed("\"enabler\", \"ledger\"", "\"enabler\", \"postgres\"")
-        .parameter("node", &format!("\"{node}\""))
-        .parameter("lease", &LEASE.as_secs().to_string())
-        .parameter("tx_timeout", "2");
-    // Each parameter is inserted before those that were added earlier.
-    ports.iter().rev().fold(setup, |setup, port| {
-        let password = password_file.display();
-        setup.parameter("postgres", &format!("\"host=127.0.0.1;port={port};password_file={password};tls=off\""))
-    })
+    let setup = setup.sharing(node, ports, password_file);
+    setup.parameter("lease", &LEASE.as_secs().to_string()).parameter("tx_timeout", "2")
 }
 
 /// A proxy that shares the accounts of `store`, and is ready.
