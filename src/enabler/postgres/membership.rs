@@ -55,7 +55,8 @@ pub struct Membership {
     ticked_at: Time,
     /// Whether the end of the last epoch was reported, and no other has begun.
     is_end_known: bool,
-    is_refusal_logged: bool,
+    /// Whether the last join was refused.
+    is_refused: bool,
 }
 
 /// Whether the engine knows that its sessions were taken over.
@@ -80,7 +81,7 @@ impl Membership {
             takeover: TakeoverOfThis::Handled,
             ticked_at: Time(0),
             is_end_known: false,
-            is_refusal_logged: false,
+            is_refused: false,
         }
     }
 
@@ -138,7 +139,7 @@ impl Membership {
             self.takeover = TakeoverOfThis::Pending;
         }
         (self.state, self.last_tick) = (State::Member(epoch), last_tick);
-        (self.is_end_known, self.is_refusal_logged) = (false, false);
+        (self.is_end_known, self.is_refused) = (false, false);
         self.renew(sent);
         joining
     }
@@ -179,9 +180,14 @@ impl Membership {
         if self.takeover == TakeoverOfThis::Handled { self.until } else { Time(0) }
     }
 
-    /// Whether the refusal of a join is to be logged: once for each time that the node is outside.
-    pub fn logs_refusal(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_refusal_logged, true)
+    /// The database has refused this node. Returns whether that is to be logged: once until it has joined.
+    pub fn refused(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_refused, true)
+    }
+
+    /// Whether the database has refused this node, which has not joined since.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
     }
 }
 
@@ -243,7 +249,7 @@ mod tests {
         let mut membership = Membership::new(60);
         assert!(membership.must_join(Time(0)));
         assert_eq!(membership.joined(Joined::InUse, Time(0), Time(SECOND)), Joining::Refused);
-        assert!(membership.logs_refusal() && !membership.logs_refusal());
+        assert!(membership.refused() && !membership.refused());
         assert!(!membership.must_join(Time(SECOND)) && membership.must_join(membership.deadline()));
         assert_eq!(membership.lease_until(), Time(0));
     }

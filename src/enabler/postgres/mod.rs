@@ -198,8 +198,11 @@ impl Postgres {
         }
     }
 
-    /// Whether there was no answer for so long that further requests fail at once.
+    /// Whether further requests fail at once: there was no answer for long, or the database refuses this node.
     fn is_unreachable(&self, now: Time) -> bool {
+        if self.membership.is_refused() {
+            return true;
+        }
         let unanswered = self.tick.as_ref().map(|_| self.tick_since);
         let since = self.down_since.into_iter().chain(unanswered).min();
         since.is_some_and(|since| now.micros_since(since) >= self.tx_micros)

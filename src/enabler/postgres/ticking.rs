@@ -162,7 +162,7 @@ impl Postgres {
         self.counters.refused += 1;
         match what {
             InFlight::Join => {
-                if self.membership.logs_refusal() {
+                if self.membership.refused() {
                     log::error!("PostgreSQL refuses node '{}': {message} ({code})", self.node);
                 }
                 self.membership.join_again(Time(now.0.saturating_add(JOIN_RETRY_MICROS)));
@@ -185,7 +185,7 @@ impl Postgres {
                 }
                 self.takeover.abandon(self.jitter.bits(), now);
             }
-            Joining::Refused if self.membership.logs_refusal() => log::error!(
+            Joining::Refused if self.membership.refused() => log::error!(
                 "the shared ledger has another proxy with the name '{}', and its lease is not over: set another node, \
                  or stop that proxy. If this proxy has lost its state directory, it joins when the lease is over",
                 self.node

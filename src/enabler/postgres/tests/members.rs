@@ -1,7 +1,7 @@
 //! Epoch and lease.
 
 use super::fake::*;
-use crate::charge::ch2::Reservation;
+use crate::charge::ch2::{Failure, Reservation, Response};
 use crate::charge::time::Time;
 use crate::enabler::postgres::database::{Answer, Joined, Ticked};
 use crate::enabler::postgres::membership::JOIN_RETRY_MICROS;
@@ -72,6 +72,8 @@ fn refused_join_is_repeated_and_nothing_is_sent_before() {
     node.up();
     assert_eq!(node.sent(), Some(Sent::Join));
     node.answer(Answer::Joined(Joined::InUse));
+    node.ask(&reserve(2, 1));
+    assert_eq!(node.responses(), [(2, Response::Failed(Failure::Unreachable))], "it does not wait");
     node.pass(JOIN_RETRY_MICROS - 1);
     assert_eq!((node.sent(), node.node.lease_until()), (None, Time(0)));
     node.pass(1);
