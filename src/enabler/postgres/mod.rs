@@ -315,7 +315,11 @@ impl Enabler for Postgres {
                     .map(|_| EnablerEvent::Response { session, number, response, may_be_at: None }),
             };
             match &event {
-                Some(EnablerEvent::TakenOver) => self.membership.takeover_seen(),
+                Some(EnablerEvent::TakenOver) => {
+                    // What the engine has queued since the answer is of sessions that it closes only now.
+                    self.outgoing.drop_sessions();
+                    self.membership.takeover_seen();
+                }
                 Some(EnablerEvent::Adopted(_)) => self.adopted_events -= 1,
                 _ => {}
             }

@@ -54,6 +54,23 @@ fn new_epoch_begins_with_the_commands_of_operators_only() {
 }
 
 #[test]
+fn new_epoch_has_nothing_that_was_queued_before_the_engine_knew_of_the_old_ones_end() {
+    let mut node = fenced();
+    node.node.replicate(state(2, 2));
+    node.ask(&reserve(2, 2));
+    node.flush();
+    node.events();
+    node.node.replicate(state(3, 1));
+    node.pass(1);
+    assert_eq!(node.sent(), Some(Sent::Join));
+    node.answer(Answer::Joined(Joined::Anew { epoch: 5, last_tick: 0 }));
+    let (_, tick) = node.tick();
+    let states: Vec<u64> = tick.states.iter().map(|state| state.session.0).collect();
+    let kinds: Vec<Kind> = tick.items.iter().map(|item| item.row.kind).collect();
+    assert_eq!((states, kinds), (vec![3], vec![Kind::Set]));
+}
+
+#[test]
 fn node_that_joins_anew_has_lost_its_sessions() {
     let mut node = Node::new();
     node.up();
