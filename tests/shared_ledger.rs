@@ -1,12 +1,14 @@
 //! Operators' commands on the shared ledger, against a real PostgreSQL server.
 
 use imcharge::admin::commands::{self, CommandError, Value};
+use imcharge::charge::event::Suspended;
+use imcharge::charge::service::ChargedContent;
 use imcharge::config::Config;
-use imcharge::engine;
-use imcharge::engine::preflight;
+use imcharge::engine::{self, Engine, preflight};
 use imcharge::shm::region::Region;
 use imcharge::shm::statistic::Statistic;
-use imcharge::worker::Worker;
+use imcharge::worker::sip_input::{Body, Dialog, Frame, Invite, InviteKey, Method, Reply, Request};
+use imcharge::worker::{FrameDecision, Worker};
 use imcharge_testkit::eventually;
 use imcharge_testkit::postgres::{Cluster, DATABASE, PASSWORD, Server, Setup};
 use rusqlite::Connection;
@@ -23,11 +25,21 @@ const CAROL: &str = "tel:+4930123";
 
 /// Runs `work` in a proxy with this state directory: with its engine, and a worker that runs commands.
 fn proxy<R>(folder: &Path, parameters: &[(&str, &str)], work: impl FnOnce(&mut Console) -> R) -> R {
+    run_proxy(config_of(folder, parameters), work)
+}
+
+/// Returns the configuration of a proxy with this state directory.
+fn config_of(folder: &Path, parameters: &[(&str, &str)]) -> Config {
     let mut config = Config { state_dir: folder.to_owned(), max_sessions: 16, ..Config::default() };
     for (name, value) in parameters {
         config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
     }
     config.check().unwrap_or_else(|error| panic!("{error}"));
+    config
+}
+
+/// Runs `work` in a proxy.
+fn run_proxy<R>(config: Config, work: impl FnOnce(&mut Console) -> R) -> R {
     let region = preflight::create_region(config, 2).unwrap_or_else(|error| panic!("{error}"));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -163,10 +175,15 @@ impl Database {
 
     /// Runs `work` in a node that uses the database.
     fn node<R>(&self, name: &str, folder: &Path, work: impl FnOnce(&mut Console) -> R) -> R {
+        run_proxy(self.config(name, folder), work)
+    }
+
+    /// Returns the configuration of a node that uses the database.
+    fn config(&self, name: &str, folder: &Path) -> Config {
         let (port, password) = (self.cluster.primary().port(), self.password());
         let server = format!("host=127.0.0.1;port={port};password_file={};tls=off", password.display());
         let parameters = [("enabler", "postgres"), ("postgres", &server), ("postgres_async", "yes"), ("node", name)];
-        proxy(folder, &parameters, work)
+        config_of(folder, &parameters)
     }
 
     fn execute(&self, sql: &str) {
@@ -413,4 +430,131 @@ fn commands_report_why_the_database_is_not_used() {
             );
         }
     });
+}
+
+/// A proxy whose engine the test runs tick by tick, so that it can be killed.
+struct Killable {
+    region: Arc<Region>,
+    worker: Worker,
+    engine: Option<Engine>,
+}
+
+const SERVER: &str = "msrp://10.0.4.1:9/server;tcp";
+const CLIENT: &str = "msrp://10.0.4.2:9/client;tcp";
+
+impl Killable {
+    fn new(config: Config) -> Killable {
+        let region = preflight::create_region(config, 2).unwrap_or_else(|error| panic!("{error}"));
+        let worker = Worker::attach(&region, 0).expect("not attached yet");
+        let mut proxy = Killable { region, worker, engine: None };
+        proxy.start();
+        proxy
+    }
+
+    fn start(&mut self) {
+        self.engine = Some(Engine::start(&self.region).unwrap_or_else(|error| panic!("{error}")));
+    }
+
+    fn tick(&mut self) {
+        let tick = self.engine.as_mut().expect("an engine").tick();
+        tick.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Runs the engine until `done`.
+    #[track_caller]
+    fn run_until(&mut self, what: &str, done: impl Fn(&Killable) -> bool) {
+        let is_done = eventually(Duration::from_secs(20), || {
+            self.tick();
+            done(self)
+        });
+        assert!(is_done, "{what}");
+    }
+
+    /// Opens a session of three messages.
+    fn open(&mut self) {
+        let (offer, answer) = (description(CLIENT), description(SERVER));
+        let reserved = self.worker.reserve(&Invite {
+            key: InviteKey { call_id: b"a84b@pc33", from_tag: b"f", cseq: 1 },
+            asserted: [b"<sip:alice@example.org>", b""],
+            from: b"",
+            called_party: b"",
+            request_uri: b"sip:im@example.org",
+            subscriber: b"",
+            direction: None,
+            charging_vector: b"",
+            messages: 3,
+            content: ChargedContent::Received,
+            recipients: 0,
+            tariff: b"",
+            offer: sdp(&offer),
+            suspended: Suspended::default(),
+        });
+        reserved.expect("the engine runs");
+        self.run_until("a grant", |proxy| proxy.region.statistic(Statistic::ReservesGranted) == 1);
+        let dialog = |to_tag| Dialog { call_id: b"a84b@pc33", from_tag: b"f", to_tag };
+        let (method, cseq, uri, source) = (Method::Invite, 1, b"sip:im@example.org", None);
+        let contact = b"<sip:a@10.0.0.1>";
+        let invite = Request { method, dialog: dialog(b""), cseq, uri, contact, body: sdp(&offer), source };
+        let (is_reliable, body) = (false, sdp(&answer));
+        let reply = Reply { code: 200, method, dialog: dialog(b"t"), cseq, is_reliable, contact, body, source };
+        assert!(self.worker.replied(&reply, Some(&invite)));
+    }
+
+    fn send(&mut self, id: &str) -> FrameDecision {
+        let frame = format!(
+            "MSRP tx-{id} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {CLIENT}\r\nFrom-Path: {SERVER}\r\n\
+             Message-ID: {id}\r\nByte-Range: 1-2/2\r\nContent-Type: text/plain\r\n\r\nhi\r\n-------tx-{id}$\r\n"
+        );
+        self.worker.frame(&Frame::of_connection(frame.as_bytes(), 7))
+    }
+
+    fn respond(&mut self, id: &str) {
+        let frame = format!(
+            "MSRP tx-{id} 200 OK\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {SERVER}\r\nFrom-Path: {CLIENT}\r\n\
+             -------tx-{id}$\r\n"
+        );
+        assert_eq!(self.worker.frame(&Frame::of_connection(frame.as_bytes(), 8)), FrameDecision::Pass);
+    }
+}
+
+fn description(path: &str) -> String {
+    format!("v=0\r\nm=message 7777 TCP/MSRP *\r\na=path:{path}\r\n")
+}
+
+fn sdp(text: &str) -> Body<'_> {
+    Body { content_type: b"application/sdp", bytes: text.as_bytes() }
+}
+
+/// One node settles the session of another whose engine was killed. That one comes back with its shared memory: its gate is
+/// closed, and it debits what the other node could not know.
+#[test]
+fn session_of_a_dead_node_is_settled_once_although_the_node_comes_back() {
+    let database = Database::new();
+    let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
+    let money = || database.value("SELECT balance || ' ' || held || ' ' || debited FROM imcharge.accounts");
+    let mut dying = Killable::new(database.config("proxy1", folders[0].path()));
+    dying.run_until("a lease", |proxy| proxy.region.statistic(Statistic::LeaseLeft) > 0);
+    database.node("proxy2", folders[1].path(), |console| {
+        console.has_joined();
+        console.run("account.set", &[ALICE, "10"]);
+        dying.open();
+        assert_eq!(money(), "7 3 0");
+        assert_eq!((dying.send("msg1"), dying.send("msg2")), (FrameDecision::Pass, FrameDecision::Pass));
+        dying.respond("msg1");
+        dying.run_until("a debit", |_| money() == "7 2 1");
+        // The engine is killed; the next message reaches only the shared memory of its host.
+        dying.engine = None;
+        assert_eq!(dying.send("msg3"), FrameDecision::Pass);
+        database.execute("UPDATE imcharge.nodes SET lease_until = now() - interval '6 s' WHERE name = 'proxy1'");
+        assert!(eventually(Duration::from_secs(30), || money() == "8 0 2"), "not settled: {}", money());
+        assert_eq!(database.value("SELECT count(*) FROM imcharge.sessions"), "0");
+        dying.start();
+        dying.run_until("its own debit", |_| money() == "7 0 3");
+        dying.run_until("a new lease", |proxy| proxy.region.statistic(Statistic::LeaseLeft) > 0);
+        assert_eq!(dying.send("msg4"), FrameDecision::BeyondGrant);
+        let debits = "SELECT string_agg(message_id || ' ' || node, ', ' ORDER BY message_id) FROM imcharge.debits";
+        assert_eq!(database.value(debits), "msg1 proxy1, msg2 proxy2, msg3 proxy1");
+        assert_eq!(dying.region.statistic(Statistic::Debits), 3);
+    });
+    dying.region.remove_file();
 }
