@@ -289,6 +289,12 @@ BEGIN
       WHERE n.name = p_node;
     DELETE FROM imcharge.commands c WHERE c.node = p_node AND c.epoch < v_node.epoch;
   END IF;
+  IF result = 0 THEN
+    -- The node sends the states of its sessions again. It may have settled and forgotten one without having said so here;
+    -- what it does not name, it adopts from itself.
+    UPDATE imcharge.sessions s SET adopted_from = p_node
+      WHERE s.node = p_node AND s.epoch = v_node.epoch AND s.adopted_from IS NULL;
+  END IF;
   epoch := v_node.epoch;
   last_tick := v_node.last_tick;
   RETURN NEXT;
@@ -296,7 +302,8 @@ END $$;
 COMMENT ON FUNCTION imcharge.join IS
   'Begins to work as this node. result 0: as before, in the same epoch; 1: in a new epoch, sessions of earlier ones are '
   'lost to this node, answered until a tick of the epoch was executed; 2: another identity has this name, and its lease '
-  'is not over. The next tick is last_tick + 1.';
+  'is not over. The next tick is last_tick + 1. After 0, sessions of which no tick has a request or a state are adopted '
+  'by the node itself.';
 
 CREATE OR REPLACE FUNCTION imcharge.change_account(
   p_node text, p_epoch bigint, p_number bigint, p_kind smallint, p_account text, p_units bigint, p_reference text,

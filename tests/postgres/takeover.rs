@@ -96,11 +96,34 @@ fn portion_whose_answer_was_lost_is_returned_again() {
     assert!(next.contains(&again[2]) && !next.contains(&again[0]) && !next.contains(&again[1]));
     // The survivor restarts with its journal, in the same epoch, and has lost that answer.
     assert_eq!(b.join_again().expect("join").result, 0);
-    assert_eq!((b.dead_nodes(), b.take_over("a").expect("an answer")), (vec!["a".to_owned()], 0));
-    let again = b.adopt("a", 100);
-    assert_eq!(keys(&again), keys(&next));
-    b.adopted(&again);
-    assert_eq!((b.adopt("a", 100), b.dead_nodes()), (Vec::new(), Vec::new()));
+    let dead = ["a", "b"].map(str::to_owned).to_vec();
+    assert_eq!((b.dead_nodes(), b.take_over("a").expect("an answer")), (dead, 0), "b has not named its sessions yet");
+    let of_a = b.adopt("a", 100);
+    assert_eq!(keys(&of_a), keys(&next));
+    b.adopted(&of_a);
+    assert_eq!((b.adopt("a", 100), b.dead_nodes()), (Vec::new(), vec!["b".to_owned()]));
+    let own = b.adopt("b", 100);
+    assert_eq!(keys(&own), keys(&again[..2]));
+    b.adopted(&own);
+    assert_eq!((b.adopt("b", 100), b.dead_nodes()), (Vec::new(), Vec::new()));
+}
+
+/// A node may settle a session and forget it, and be started again before it has said so.
+#[test]
+fn node_adopts_from_itself_what_it_does_not_name_after_a_start() {
+    let database = Database::new();
+    let mut a = database.node("a");
+    a.ask(Item::set(1, "alice", 1000));
+    open(&mut a, "alice", 1..4);
+    assert_eq!((a.adopt("a", 10), a.dead_nodes()), (Vec::new(), Vec::new()));
+    assert_eq!(a.join_again().expect("join").result, 0);
+    a.run(&Tick { states: vec![State::new(1, "alice", "known"), State::new(3, "alice", "known")], ..Tick::default() });
+    assert_eq!((a.dead_nodes(), a.take_over("a").expect("an answer")), (vec!["a".to_owned()], 0));
+    let left = a.adopt("a", 10);
+    assert_eq!(left.iter().map(session_of).collect::<Vec<_>>(), [2]);
+    a.run(&Tick { states: vec![State::settled(2, "alice")], ..Tick::default() });
+    assert_eq!((a.adopt("a", 10), a.dead_nodes()), (Vec::new(), Vec::new()));
+    assert_eq!(database.audit(), [""; 0]);
 }
 
 fn session_of(adopted: &Adopted) -> u64 {

@@ -16,7 +16,7 @@ const TICK: &str = "SELECT item, result, granted, balance, held, credit_limit, b
      $28, $29)";
 /// Without takeover, the nodes that an operator has taken over by `imcharge.takeover`.
 const DEAD_NODES: &str = "SELECT array(SELECT d.name FROM imcharge.dead_nodes($1) d JOIN imcharge.nodes n USING (name) \
-     WHERE $2 OR n.taken_over_by = $1), imcharge.standbys()";
+     WHERE $2 OR n.taken_over_by = $1 OR n.name = $1), imcharge.standbys()";
 const TAKE_OVER: &str = "SELECT result FROM imcharge.take_over($1, $2, $3)";
 const ADOPT: &str = "SELECT session, account, opened_at, state, part_numbers, part_states \
      FROM imcharge.adopt($1, $2, $3, $4)";

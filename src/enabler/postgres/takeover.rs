@@ -107,7 +107,7 @@ impl Takeover {
             self.from = None;
         } else if self.own.insert(from.clone()) {
             self.nodes += 1;
-            log::warn!("node '{from}' is dead: this node takes over its sessions and settles them");
+            log::warn!("node '{from}' has left open sessions: this node takes them over and settles them");
         }
         self.portion_at = now;
         self.sessions = self.sessions.saturating_add(fresh.len() as u64);
