@@ -88,6 +88,11 @@ impl Machine {
         machine
     }
 
+    /// Makes it the machine of the thread again, after another one.
+    pub fn resume(self: &Rc<Machine>) {
+        MACHINE.with(|place| *place.borrow_mut() = Some(Rc::clone(self)));
+    }
+
     /// Gives the thread the real machine back.
     pub fn end() {
         MACHINE.with(|place| *place.borrow_mut() = None);

@@ -67,4 +67,12 @@ pub enum InjectedBug {
     CompanionOutlivesInvite,
     /// A party that pays for what it sends may refuse its own message over its own connection.
     OwnFailureBelieved,
+    /// The gate does not look at the lease.
+    LeaseIgnored,
+    /// The sessions of a node go on after another one has taken them over.
+    TakeoverIgnored,
+    /// Requests of a tick without an answer are sent again under new numbers.
+    RenumberedAfterLoss,
+    /// The state of a session is sent after its request, in a later tick.
+    StateAfterRequest,
 }

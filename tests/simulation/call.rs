@@ -157,6 +157,8 @@ pub enum Names {
 pub struct Call {
     /// Number of the call, part of all its names.
     pub number: usize,
+    /// End of its Call-ID: the node of several.
+    pub suffix: String,
     /// Account of the charged party.
     pub account: String,
     /// Whether the server sends the INVITE.
@@ -204,6 +206,9 @@ pub struct Call {
     pub leg_ended_at: Option<u64>,
     /// Whether the server does not know that the call has ended.
     pub server_sends_on: bool,
+    /// Whether another node may have settled the session, and whether it has taken it over after it was granted.
+    pub is_lost: bool,
+    pub is_taken_over: bool,
     /// Whether the charging system has ended the session.
     pub is_aborted: bool,
     /// How often in a row the operator has passed over it.
@@ -212,7 +217,7 @@ pub struct Call {
 
 impl Call {
     pub fn call_id(&self) -> String {
-        format!("call-{}@sim.example", self.number)
+        format!("call-{}@sim.example{}", self.number, self.suffix)
     }
 
     pub fn message_id(&self, message: usize) -> String {

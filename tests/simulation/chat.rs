@@ -171,6 +171,13 @@ impl Passed {
         by_case && !is_paid
     }
 
+    /// The machine has lost its disk: what was later than `until` may be lost.
+    pub fn lose_after(&mut self, until: u64) {
+        self.chunks.iter_mut().filter(|chunk| chunk.at > until).for_each(|chunk| chunk.fate = Fate::Lost);
+        let late = self.responses.iter_mut().filter(|response| response.at > until);
+        late.for_each(|response| response.fate = Fate::Lost);
+    }
+
     /// The machine has lost its memory, with all records that were not read.
     pub fn lose(&mut self, is_read: impl Fn(&(u64, usize, u64)) -> bool) {
         let fates = self.chunks.iter_mut().map(|chunk| &mut chunk.fate);
@@ -197,6 +204,11 @@ fn releases(cases: &Cases, code: u16) -> bool {
 pub struct Chat {
     /// Number, part of all its names.
     pub number: usize,
+    /// End of its Call-ID: the node of several.
+    pub suffix: String,
+    /// Whether another node may have settled its sessions, and whether it has taken them over after they were granted.
+    pub is_lost: bool,
+    pub is_taken_over: bool,
     /// Accounts of the inviting and of the called party.
     pub accounts: [String; 2],
     pub content: ChargedContent,
@@ -235,7 +247,7 @@ pub struct Chat {
 
 impl Chat {
     pub fn call_id(&self) -> String {
-        format!("chat-{}@sim.example", self.number)
+        format!("chat-{}@sim.example{}", self.number, self.suffix)
     }
 
     pub fn session(&self) -> SessionKey {

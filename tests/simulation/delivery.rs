@@ -92,6 +92,11 @@ impl Delivery {
         }
     }
 
+    /// The machine has lost its disk: what was later than `until` may be lost.
+    pub fn lose_after(&mut self, until: u64) {
+        self.frames.iter_mut().filter(|frame| frame.at > until).for_each(|frame| frame.event = EventFate::Lost);
+    }
+
     /// Whether any content has passed.
     pub fn has_content(&self) -> bool {
         let is_content =

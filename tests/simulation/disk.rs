@@ -75,7 +75,12 @@ pub fn insert(machine: Rc<Machine>, random: fastrand::Rng) {
 
 /// Removes the thread's disk.
 pub fn remove() {
-    DISK.with(|place| *place.borrow_mut() = None);
+    exchange(None);
+}
+
+/// Gives the thread another disk, and returns the one that it had.
+pub fn exchange(disk: Option<Disk>) -> Option<Disk> {
+    DISK.with(|place| std::mem::replace(&mut *place.borrow_mut(), disk))
 }
 
 /// Accesses the thread's disk; `None`: it has none, so the real one is used.
@@ -149,6 +154,15 @@ impl Disk {
             self.take(path);
         }
         works
+    }
+
+    /// The disk is replaced by an empty one: all files of a folder are gone.
+    pub fn wipe(&mut self, folder: &Path) {
+        self.files.clear();
+        self.entries.clear();
+        for entry in std::fs::read_dir(folder).expect("readable").flatten().filter(|entry| entry.path().is_file()) {
+            std::fs::remove_file(entry.path()).expect("it is there");
+        }
     }
 
     /// Another program removes a file.

@@ -1,6 +1,7 @@
 //! The simulated OCS and the network between it and the proxy.
 
 use crate::accounts::Quantity;
+use crate::cluster::Shared;
 use crate::diameter_session::{Arrival, DiameterSession, RequestArrival};
 use crate::rating::FOREIGN_GROUP;
 use crate::server_requests::{CLIENT, RequestKind, ServerRequests};
@@ -73,6 +74,8 @@ pub struct Network {
     pub trace: u64,
     /// Violations of the rules.
     pub violations: Vec<String>,
+    /// The shared ledger, if the proxy uses one.
+    pub shared: Option<Shared>,
 }
 
 impl Network {
@@ -97,6 +100,7 @@ impl Network {
             moves: 0,
             trace: 0,
             violations: Vec::new(),
+            shared: None,
         }
     }
 
@@ -129,6 +133,9 @@ impl Network {
     /// Accepts connections, reads octets, handles complete messages, and sends what is due.
     pub fn step(&mut self) {
         let now = self.machine.clock.get();
+        if let Some(shared) = &self.shared {
+            return shared.step(&self.machine);
+        }
         while let Some((address, stream)) = self.machine.opened.borrow_mut().pop_front() {
             let peer = Peer { connection: self.next, local: Ipv4Addr::LOCALHOST.into(), name: None };
             self.next += 1;
@@ -226,6 +233,9 @@ impl Network {
 
     /// Whether octets are on their way: they arrive even if the engine dies.
     pub fn has_more(&self) -> bool {
+        if let Some(shared) = &self.shared {
+            return shared.has_more(&self.machine);
+        }
         self.connections.iter().any(|connection| connection.stream.unread() > 0)
     }
 

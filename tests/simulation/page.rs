@@ -16,6 +16,8 @@ pub const OTHER_PATH: u64 = 11;
 pub struct Page {
     /// Number, part of all its names.
     pub number: usize,
+    /// End of its Call-ID: the node of several.
+    pub suffix: String,
     /// Account of its sender.
     pub account: String,
     /// Class and octets of its body, and number of copies.
@@ -41,7 +43,7 @@ pub struct Page {
 
 impl Page {
     pub fn call_id(&self) -> String {
-        format!("page-{}@sim.example", self.number)
+        format!("page-{}@sim.example{}", self.number, self.suffix)
     }
 
     pub fn session(&self) -> SessionKey {

@@ -10,12 +10,14 @@ mod hostile;
 mod pages;
 mod parties;
 mod records;
-mod setup;
+pub mod setup;
+mod shared;
 mod trace;
 
 use crate::Fault;
 use crate::call::{Abort, Call, Content, Layout, Message, Names, Reaction, Stage};
 use crate::chat::Chat;
+use crate::cluster::{Plan, Shared};
 use crate::dialog::{Exchange, Leg, Writing};
 use crate::disk;
 use crate::network::Network;
@@ -33,6 +35,7 @@ use imcharge::shm::region::Region;
 use imcharge::simulate::machine::Machine;
 use imcharge::worker::Worker;
 use imcharge::worker::sip_input;
+use shared::LocalHistory;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -45,10 +48,10 @@ const PROCESSES: usize = 3;
 const RESUME_WORKERS: u32 = 2;
 
 /// A second, in microseconds.
-const SECOND: u64 = 1_000_000;
+pub const SECOND: u64 = 1_000_000;
 
 /// Period with faults, in microseconds. Afterwards everything has to come to rest (see `checks`).
-const FAULT_PERIOD: u64 = 60 * SECOND;
+pub const FAULT_PERIOD: u64 = 60 * SECOND;
 
 /// Prints what happens with `TRACE=1 SEED=... SEEDS=1 make sim`.
 pub fn print_trace(what: std::fmt::Arguments<'_>) {
@@ -89,6 +92,9 @@ pub struct Tally {
     pub contradicted: u64,
     /// Hash of everything that happened: the same seed gives the same value.
     pub trace: u64,
+    /// Failovers of the shared ledger, and commits that they lost.
+    pub failovers: u64,
+    pub lost_commits: u64,
 }
 
 impl Tally {
@@ -111,6 +117,8 @@ impl Tally {
         self.stopped_alone += other.stopped_alone;
         self.released += other.released;
         self.contradicted += other.contradicted;
+        self.failovers += other.failovers;
+        self.lost_commits += other.lost_commits;
     }
 
     fn note(&mut self, what: u64) {
@@ -281,6 +289,43 @@ pub struct World<'a> {
     pub tally: Tally,
     state: &'a Path,
     seed: u64,
+    /// When it began.
+    began_at: u64,
+    /// Whether the period with faults is over.
+    is_repaired: bool,
+    /// When the parties have done something last; at least the end of the period with faults.
+    pub quiet_at: u64,
+    /// The shared ledger, if it uses one.
+    shared: Option<Shared>,
+    /// Its epoch in the shared ledger, as of the last look.
+    epoch: i64,
+    /// Whether the rules look at what the shared ledger and all nodes say about the sessions of this one.
+    has_history: bool,
+    /// What the databases on its lost disks said.
+    lost_history: LocalHistory,
+    /// What the next death of the machine or host is followed by.
+    outage: Option<Outage>,
+}
+
+/// A machine that does not come back at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Outage {
+    /// In microseconds.
+    lasts: u64,
+    /// Whether it comes back without its disk.
+    loses_disk: bool,
+}
+
+/// What chooses a world besides its seed.
+struct Choice {
+    machine: Rc<Machine>,
+    random: fastrand::Rng,
+    config: Config,
+    is_short: bool,
+    balances: Vec<(String, i64)>,
+    changes: bool,
+    network: Network,
+    reports_state: bool,
 }
 
 /// The MSRP connections of the host.
@@ -326,7 +371,7 @@ impl<'a> World<'a> {
         match fault {
             Some(Fault::InjectedBug(bug)) => machine.injected.set(Some(bug)),
             Some(Fault::LyingDisk) => drop(disk::on(|disk| disk.drops_syncs = true)),
-            None => {}
+            Some(Fault::StoreBug(_)) | None => {}
         }
         let config = setup::configure(&mut random, state);
         let is_short = config.enabler.capabilities.accounts != Accounts::InStore && random.u8(0..4) == 0;
@@ -339,10 +384,47 @@ impl<'a> World<'a> {
         for (name, balance) in &balances {
             network.ocs.accounts.set_balance(name, *balance);
         }
+        let choice = Choice { machine, random, config, is_short, balances, changes, network, reports_state };
+        let mut world = World::from_choice(seed, choice, state);
+        world.create_accounts();
+        world.plan();
+        world
+    }
+
+    /// Prepares a node of several that share a ledger, in an empty folder. `random`: chooses what differs between them.
+    pub fn of_node(seed: u64, fault: Option<Fault>, plan: &Plan, shared: Shared, state: &'a Path) -> World<'a> {
+        let machine_seed = seed ^ 0x5eed ^ ((shared.number() as u64 + 1) << 32);
+        let machine = Machine::begin(machine_seed);
+        let mut random = fastrand::Rng::with_seed(machine_seed);
+        disk::insert(Rc::clone(&machine), fastrand::Rng::with_seed(machine_seed ^ 0xd15c));
+        if let Some(Fault::InjectedBug(bug)) = fault {
+            machine.injected.set(Some(bug));
+        }
+        let reports_state = random.u8(0..4) > 0;
+        let mut network = Network::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
+        network.shared = Some(shared.clone());
+        let (config, balances, is_short) = (plan.configure(&shared, state), plan.balances.clone(), plan.is_short);
+        let choice = Choice { machine, random, config, is_short, balances, changes: false, network, reports_state };
+        let mut world = World::from_choice(seed, choice, state);
+        world.shared = Some(shared);
+        world.plan();
+        world
+    }
+
+    fn from_choice(seed: u64, choice: Choice, state: &'a Path) -> World<'a> {
+        let Choice { machine, random, config, is_short, balances, changes, network, reports_state } = choice;
         let network = Rc::new(RefCell::new(network));
         let meanwhile = Rc::clone(&network);
         *machine.meanwhile.borrow_mut() = Some(Rc::new(move |span| meanwhile.borrow_mut().pause(span)));
-        let mut world = World {
+        World {
+            began_at: 0,
+            is_repaired: false,
+            quiet_at: 0,
+            shared: None,
+            epoch: 0,
+            has_history: false,
+            lost_history: LocalHistory::default(),
+            outage: None,
             machine,
             random,
             hold_timeout: config.policy.hold_timeout,
@@ -384,16 +466,25 @@ impl<'a> World<'a> {
             tally: Tally::default(),
             state,
             seed,
-        };
-        world.create_accounts();
-        world.random_calls();
-        world.plan_top_ups();
-        world.random_pages();
-        world.random_chats();
-        world
+        }
     }
 
+    /// Plans what happens.
+    fn plan(&mut self) {
+        self.random_calls();
+        self.plan_top_ups();
+        self.random_pages();
+        self.random_chats();
+    }
+
+    /// The database that the rules look at.
     fn ledger(&self) -> rusqlite::Connection {
+        let name = if self.has_history { "history.sqlite" } else { "ledger.sqlite" };
+        rusqlite::Connection::open(self.state.join(name)).expect("the ledger opens")
+    }
+
+    /// The database of this proxy.
+    fn local_ledger(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.state.join("ledger.sqlite")).expect("the ledger opens")
     }
 
@@ -408,7 +499,7 @@ impl<'a> World<'a> {
         };
         let same_message_ids = is_hostile && self.random.bool();
         let charges_notifications = setup::charges_notifications(&self.config);
-        let mut is_predecessor = false;
+        let (mut is_predecessor, suffix) = (false, self.name_suffix());
         for number in 0..self.random.usize(3..14) {
             let forks = self.random.u8(0..8) == 0;
             let messages = (0..self.random.usize(0..7)).map(|_| self.random_message(is_hostile, forks)).collect();
@@ -419,6 +510,9 @@ impl<'a> World<'a> {
             is_predecessor = is_hostile && names == Names::Own && !has_predecessor && random.u8(0..6) == 0;
             let call = Call {
                 number,
+                suffix: suffix.clone(),
+                is_lost: false,
+                is_taken_over: false,
                 account: random.choice(&self.balances).expect("there is one").0.clone(),
                 push: random.u8(0..6) == 0,
                 announced: random.u32(0..6),
@@ -565,53 +659,80 @@ impl<'a> World<'a> {
 
     /// Runs the world. The error names the violated rule.
     pub fn run(&mut self) -> Result<(), String> {
-        let begin = self.machine.clock.get();
+        self.begin();
+        while self.next_at().is_some() {
+            if self.advance()? && self.is_done() {
+                break;
+            }
+        }
+        self.finish()
+    }
+
+    /// Starts the host.
+    pub fn begin(&mut self) {
+        self.began_at = self.machine.clock.get();
+        self.quiet_at = self.began_at + FAULT_PERIOD;
         self.start_host();
         self.after(SECOND, Step::Audit);
         if self.network.borrow().holds {
             self.after(SECOND, Step::Operator);
         }
-        let (mut is_repaired, mut quiet_at) = (false, begin + FAULT_PERIOD);
-        while let Some(Reverse((at, _, what))) = self.queue.pop() {
-            let now = self.machine.clock.get().max(at);
-            self.machine.clock.set(now);
-            if now >= begin + FAULT_PERIOD && !is_repaired {
-                is_repaired = true;
-                self.repair();
-            }
-            if what.is_of_parties() {
-                quiet_at = quiet_at.max(now);
-            }
-            if now > quiet_at + self.longest_hold() {
-                return Err(self.unfinished());
-            }
-            if what == Step::InjectFault && is_repaired {
-                // A frozen machine has moved the clock beyond the end.
-                continue;
-            }
-            self.tally.note(at ^ (self.sequence << 40));
-            if !matches!(
-                what,
-                Step::Engine(_)
-                    | Step::Supervise(_)
-                    | Step::Operator
-                    | Step::Resume
-                    | Step::Network
-                    | Step::Audit
-                    | Step::Send(..)
-            ) {
-                print_trace(format_args!("{now} {what:?}"));
-            }
-            self.run_step(what);
-            if what.is_of_parties() {
-                // Some steps take long, such as a pause of all processes.
-                quiet_at = quiet_at.max(self.machine.clock.get());
-            }
-            self.handle_aborts();
-            if is_repaired && self.is_at_rest() {
-                break;
-            }
+    }
+
+    /// When the next step is due, on its own clock.
+    pub fn next_at(&self) -> Option<u64> {
+        self.queue.peek().map(|Reverse((at, ..))| self.machine.clock.get().max(*at))
+    }
+
+    /// Whether the period with faults is over, and everything has come to rest.
+    pub fn is_done(&self) -> bool {
+        self.is_repaired && self.is_at_rest()
+    }
+
+    /// Does the next step. `false`: it was skipped.
+    pub fn advance(&mut self) -> Result<bool, String> {
+        let Some(Reverse((at, _, what))) = self.queue.pop() else { return Ok(false) };
+        let now = self.machine.clock.get().max(at);
+        self.machine.clock.set(now);
+        if now >= self.began_at + FAULT_PERIOD && !self.is_repaired {
+            self.is_repaired = true;
+            self.repair();
         }
+        if what.is_of_parties() {
+            self.quiet_at = self.quiet_at.max(now);
+        }
+        if self.shared.is_none() && now > self.quiet_at + self.longest_hold() {
+            return Err(self.unfinished());
+        }
+        if what == Step::InjectFault && self.is_repaired {
+            // A frozen machine has moved the clock beyond the end.
+            return Ok(false);
+        }
+        self.tally.note(at ^ (self.sequence << 40));
+        if !matches!(
+            what,
+            Step::Engine(_)
+                | Step::Supervise(_)
+                | Step::Operator
+                | Step::Resume
+                | Step::Network
+                | Step::Audit
+                | Step::Send(..)
+        ) {
+            print_trace(format_args!("{now} {what:?}"));
+        }
+        self.note_takeover();
+        self.run_step(what);
+        if what.is_of_parties() {
+            // Some steps take long, such as a pause of all processes.
+            self.quiet_at = self.quiet_at.max(self.machine.clock.get());
+        }
+        self.handle_aborts();
+        Ok(true)
+    }
+
+    /// Checks the rules after the last step.
+    pub fn finish(&mut self) -> Result<(), String> {
         self.tally.moves = self.network.borrow().moves;
         self.count_refusals();
         self.check()?;

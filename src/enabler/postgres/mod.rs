@@ -39,6 +39,7 @@ use super::{AccountCommand, Accounts, Binding, Call, Capabilities, Enabler, Enab
 use crate::charge::ch2::{Failure, Request, Response, SessionKey};
 use crate::charge::time::Time;
 use crate::enabler::net::jitter::Jitter;
+use crate::simulate::{InjectedBug, is_injected};
 use database::Database;
 use membership::Membership;
 use outgoing::Outgoing;
@@ -316,9 +317,12 @@ impl Enabler for Postgres {
             };
             match &event {
                 Some(EnablerEvent::TakenOver) => {
+                    self.membership.takeover_seen();
+                    if is_injected(InjectedBug::TakeoverIgnored) {
+                        continue;
+                    }
                     // What the engine has queued since the answer is of sessions that it closes only now.
                     self.outgoing.drop_sessions();
-                    self.membership.takeover_seen();
                 }
                 Some(EnablerEvent::Adopted(_)) => self.adopted_events -= 1,
                 _ => {}

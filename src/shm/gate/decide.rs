@@ -99,7 +99,7 @@ impl Table<'_> {
                 return ChunkDecision::BeyondGrant;
             }
             // As late as possible: the host may have been stopped at any instruction before. Free content needs no lease.
-            if self.lease.is_over() {
+            if self.lease.is_over() && !is_injected(InjectedBug::LeaseIgnored) {
                 slot.put_back(amount);
                 if stop(word, seen) {
                     return ChunkDecision::LeaseOver;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 pub struct TopUp {
     pub account: String,
     pub amount: i64,
-    reference: String,
+    pub reference: String,
 }
 
 /// Queries that count what must not exist in the history of accounts.
@@ -51,7 +51,7 @@ impl World<'_> {
     /// Creates the accounts in the ledger, some with a credit limit.
     pub(super) fn create_accounts(&mut self) {
         imcharge::engine::store::Store::check(&self.config.state_dir).expect("a new ledger");
-        let ledger = self.ledger();
+        let ledger = self.local_ledger();
         for (name, balance) in &self.balances {
             let limit = if self.random.bool() { self.random.i64(0..40) } else { 0 };
             let account = Account { limit, full: balance + limit, ..Account::new(*balance) };
@@ -66,9 +66,11 @@ impl World<'_> {
 
     /// Plans top-ups at any time. Each is sent once more after the faults, because its command may be lost with the power.
     pub(super) fn plan_top_ups(&mut self) {
-        for number in 0..if self.keeps_accounts() { self.random.usize(0..5) } else { 0 } {
+        let has_accounts = self.keeps_accounts() || self.shared.is_some();
+        let suffix = self.name_suffix();
+        for number in 0..if has_accounts { self.random.usize(0..5) } else { 0 } {
             let account = self.random.choice(&self.balances).expect("there is one").0.clone();
-            let reference = format!("payment-{number}");
+            let reference = format!("payment-{number}{suffix}");
             self.top_ups.push(TopUp { account, amount: self.random.i64(1..30), reference });
             let first = self.random.u64(0..FAULT_PERIOD);
             self.after(first, Step::TopUp(number));
@@ -86,7 +88,7 @@ impl World<'_> {
         });
         self.calls[0].moved_at = moved_at;
         match ordered {
-            Some((_, Some(_))) if self.random.u8(0..3) > 0 => {}
+            Some((_, Some(_))) if self.random.u8(0..3) > 0 && !self.must_repeat(number) => {}
             // It was not answered in time, the ring is full, or there is no host.
             _ => self.within(5 * SECOND, Step::TopUp(number)),
         }

@@ -25,6 +25,7 @@ type FrameOf = (usize, usize, u32, u32);
 
 impl World<'_> {
     pub(super) fn random_chats(&mut self) {
+        let suffix = self.name_suffix();
         for number in 0..self.random.usize(0..5) {
             let is_hostile = self.random.bool();
             let has_equal_ids = self.random.u8(0..3) == 0;
@@ -40,6 +41,9 @@ impl World<'_> {
             let own = 100 + 3 * number as u64;
             self.chats.push(Chat {
                 number,
+                suffix: suffix.clone(),
+                is_lost: false,
+                is_taken_over: false,
                 accounts,
                 content: if random.u8(0..4) == 0 { ChargedContent::Sent } else { ChargedContent::Both },
                 recipients: if random.u8(0..4) == 0 { random.u32(2..4) } else { 0 },
@@ -181,7 +185,7 @@ impl World<'_> {
             return;
         }
         let Some((is_known, _)) = self.chat_hook(number, |worker, chat| chat.answer(worker, leg)) else { return };
-        if !is_known {
+        if !is_known && !self.chats[number].is_lost {
             return self.violations.push(format!("chat {number} was granted, but is unknown when it is answered"));
         }
         let chat = &mut self.chats[number];
@@ -231,6 +235,12 @@ impl World<'_> {
         if is_charged {
             let fate = given.map_or(Fate::Lost, |(_, fate)| fate);
             let passes = decision.is_none_or(|decision| decision == FrameDecision::Pass);
+            if decision == Some(FrameDecision::Pass) && charge == Charge::Due && !is_abort {
+                self.check_lease(
+                    self.chats[number].is_taken_over,
+                    &format_args!("chat {number}: message {note}.{chunk}"),
+                );
+            }
             let of_id = self.chats[number].passed.entry((from, id)).or_default();
             of_id.content.get_or_insert(content);
             if passes && is_abort {
@@ -259,7 +269,7 @@ impl World<'_> {
         let Note { from, leg, content, chunks, .. } = chat.notes[note];
         let is_charged = chat.is_charged(from);
         let may_pass = chunk >= chunks || content.is_notification();
-        let is_live = chat.stage == Stage::Answered && chat.aborted_at == [None; 2];
+        let is_live = chat.stage == Stage::Answered && chat.aborted_at == [None; 2] && !chat.is_lost;
         let is_simple = is_live && !chat.is_captured && !chat.has_moved;
         let wrong = match decision {
             FrameDecision::NotCharged => Some("passes without a known session"),

@@ -7,7 +7,6 @@ use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::{Tariff, Unit};
 use imcharge::enabler::Accounts;
-use imcharge::engine::Engine;
 use imcharge::shm::region::Lane;
 use imcharge::shm::statistic::Statistic;
 use std::cmp::Reverse;
@@ -31,14 +30,14 @@ const REMOTE_SLACK: u64 = 60 * SECOND;
 /// The rules.
 impl World<'_> {
     /// Longest time after its last activity for which a session may hold credit while there is no fault.
-    pub(super) fn longest_hold(&self) -> u64 {
+    pub fn longest_hold(&self) -> u64 {
         u64::from(self.hold_timeout).max(CANCELLED_OPEN_SECONDS) * SECOND + self.longest_after_end()
     }
 
     /// The same after its end.
     pub(super) fn longest_after_end(&self) -> u64 {
         let far = if self.config.enabler.capabilities.accounts != Accounts::InStore { REMOTE_SLACK } else { 0 };
-        u64::from(self.config.policy.response_timeout) * SECOND + SLACK + far
+        u64::from(self.config.policy.response_timeout) * SECOND + SLACK + far + self.shared_slack()
     }
 
     /// No hold outlives its session by more than its time-out.
@@ -55,8 +54,12 @@ impl World<'_> {
         {
             self.violations.push(format!("no engine for {seconds} s without a fault"));
         }
-        let is_well =
-            self.engine.is_some() && !self.is_faulty && self.machine.crash_in.get().is_none() && !self.is_frozen;
+        let has_servers = self.shared.as_ref().is_none_or(|shared| !shared.is_faulty(now));
+        let is_well = self.engine.is_some()
+            && !self.is_faulty
+            && has_servers
+            && self.machine.crash_in.get().is_none()
+            && !self.is_frozen;
         self.faultless_since = if is_well { self.faultless_since.or(Some(now)) } else { None };
         let (Some(since), Some(engine)) = (self.faultless_since, &self.engine) else { return };
         let unsettled = engine.unsettled();
@@ -98,7 +101,7 @@ impl World<'_> {
             && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())
     }
 
-    pub(super) fn unfinished(&self) -> String {
+    pub fn unfinished(&self) -> String {
         let Some(region) = &self.region else { return "the host does not start any more".into() };
         let one = |one: Statistic| region.statistic(one);
         let (active, outbox) = (one(Statistic::SessionsActive), one(Statistic::OutboxDepth));
@@ -112,14 +115,18 @@ impl World<'_> {
 
     pub(super) fn check(&mut self) -> Result<(), String> {
         // The tables follow the journal with the next write.
-        self.engine.as_mut().map_or(Ok(()), Engine::stop).map_err(|error| error.to_string())?;
+        if self.shared.is_none() {
+            self.stop()?;
+        }
         if let Some(wrong) = self.violations.first().or(self.network.borrow().violations.first()) {
             return Err(wrong.clone());
         }
         self.check_pages()?;
         self.check_chats()?;
         self.check_messages()?;
-        self.check_money()?;
+        if self.shared.is_none() {
+            self.check_money()?;
+        }
         if let Some(wrong) = self.network.borrow().missing_effect() {
             return Err(wrong);
         }

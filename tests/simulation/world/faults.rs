@@ -36,6 +36,7 @@ impl World<'_> {
         let kind = self.random.u8(0..19);
         print_trace(format_args!("{} fault {kind}", self.machine.clock.get()));
         match kind {
+            12 | 14 | 18 if self.shared.is_some() => self.break_down(),
             // At some step of the process that runs then, also in the middle of a commit.
             0..=3 => self.kill_later(Death::Engine),
             4 => self.kill_later(Death::Host),

@@ -198,7 +198,15 @@ impl World<'_> {
             Death::Engine => self.region().set_engine_state(EngineState::Starting),
             Death::Host | Death::Machine => {
                 self.leave_host();
-                self.start_host();
+                match self.outage.take() {
+                    None => self.start_host(),
+                    Some(outage) => {
+                        if outage.loses_disk {
+                            self.lose_disk();
+                        }
+                        self.after(outage.lasts, Step::Host);
+                    }
+                }
             }
         }
     }

@@ -18,6 +18,7 @@ const ANSWER_MAX: u64 = 8 * SECOND;
 
 impl World<'_> {
     pub(super) fn random_pages(&mut self) {
+        let suffix = self.name_suffix();
         for number in 0..self.random.usize(0..8) {
             let random = &mut self.random;
             let outcome = match random.u8(0..10) {
@@ -29,6 +30,7 @@ impl World<'_> {
             };
             self.pages.push(Page {
                 number,
+                suffix: suffix.clone(),
                 account: random.choice(&self.balances).expect("there is one").0.clone(),
                 octets: random.choice([1, 100, 1024, 1025, 3000]).expect("there is one"),
                 class: random.choice(ContentClass::ALL).expect("there is one"),
@@ -197,7 +199,7 @@ impl World<'_> {
             let may_be_short = self.is_short || was_granted_uncovered(&ledger, page.session());
             let is_refused = may_be_short && number(refused, &call_id) > 0;
             let was_silent = "SELECT count(*) FROM steps p JOIN sessions s ON p.session=s.id \
-                              WHERE s.call_id=?1 AND p.step IN ('idle', 'host-stopped')";
+                              WHERE s.call_id=?1 AND p.step IN ('idle', 'host-stopped', 'taken-over', 'adopted')";
             let was_silent = number(was_silent, &call_id) > 0;
             let (min, max) = page_debits(page, policy.message_timeout, policy.accepted, was_silent);
             let min = if is_refused { 0 } else { min };

@@ -114,7 +114,8 @@ impl World<'_> {
         let (_, passage) = self.frame(number, bytes, (connection, SERVER), Some(part))?;
         let instance = self.region().instance();
         let call = &self.calls[number];
-        let is_live = call.stage == Stage::Answered && !call.is_aborted && !self.is_as_closed_as_another(call);
+        let is_live =
+            call.stage == Stage::Answered && !call.is_aborted && !call.is_lost && !self.is_as_closed_as_another(call);
         let call = &mut self.calls[number];
         // If the host cannot tell that the old connection is closed, the new one waits for the engine.
         let knew_another = call.server_known[leg].is_some_and(|(_, known)| known != connection);
@@ -165,6 +166,9 @@ impl World<'_> {
         self.connections = connections;
         self.tally.note(given.map_or(0, |(_, passage)| passage as i32 as u64));
         let Some((id, part, is_first)) = part else { return given };
+        if given.is_some_and(|(_, passage)| passage == FrameDecision::Pass) {
+            self.check_lease_of(part, self.calls[number].is_taken_over, &format_args!("call {number}: message {id}"));
+        }
         let now = self.machine.clock.get();
         let call = &mut self.calls[number];
         let Some((process, passage)) = given else {

@@ -14,7 +14,7 @@ impl World<'_> {
     /// Each record is in exactly one closed file.
     pub(super) fn check_records(&self) -> Result<(), String> {
         match &self.config.records.dir {
-            Some(_) => self.billing.check(&self.ledger()),
+            Some(_) => self.billing.check(&self.local_ledger()),
             None => Ok(()),
         }
     }

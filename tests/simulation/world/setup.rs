@@ -191,3 +191,46 @@ pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, netwo
     network.holds = config.policy.resend == Resend::Hold;
     network.sends_requests = config.enabler.capabilities.accounts != Accounts::InStore && random.bool();
 }
+
+/// Chooses the settings that all nodes with a shared ledger have, and returns the lease as well, in seconds.
+pub fn settings_of_nodes(random: &mut fastrand::Rng, ports: [u16; 2]) -> (Vec<(&'static str, String)>, u64) {
+    let by_kilobyte = random.u8(0..3) == 0;
+    let per = if by_kilobyte { "kilobyte" } else { "message" };
+    let unit = match (random.u8(0..3), by_kilobyte) {
+        (0, _) => "money",
+        (_, true) => "octets",
+        (_, false) => "message",
+    };
+    let lease = random.u64(10..=20);
+    let [response_timeout, hold_timeout, max_sessions] = [2..20, 20..60, 6..20].map(|of| random.u32(of).to_string());
+    let policies = ["", "", "report=release", "message-timeout=release", "received.4xx=release", "sent.4xx=debit"];
+    let mut set = vec![
+        ("enabler", "postgres".to_owned()),
+        ("tariff", format!("{per}:{}", random.i64(1..=3))),
+        ("unit", unit.into()),
+        ("response_timeout", response_timeout),
+        ("hold_timeout", hold_timeout),
+        ("max_sessions", max_sessions),
+        ("resume_workers", "2".into()),
+        ("lease", lease.to_string()),
+        ("tx_timeout", "3".into()),
+        ("on_failure", if random.u8(0..4) == 0 { "grant" } else { "deny" }.into()),
+        ("model", random.choice(["immediate", "prepay", "reserve", "reserve", "reserve"]).unwrap_or("reserve").into()),
+        ("policy", random.choice(policies).unwrap_or_default().into()),
+    ];
+    if random.bool() {
+        set.push(("low_balance", random.choice(["5", "30", "20%", "50%"]).unwrap_or("5").into()));
+    }
+    set.extend(ports.map(|port| ("postgres", format!("host=127.0.0.1;port={port};tls=off"))));
+    (set, lease)
+}
+
+/// Returns the accounts of a shared ledger and their balances, which are sufficient unless `is_short`.
+pub fn shared_balances(random: &mut fastrand::Rng, config: &Config, is_short: bool) -> Vec<(String, i64)> {
+    let one = if is_by_size(config) { 16 * 1024 } else { 1 };
+    let accounts = (0..random.usize(1..4)).map(|number| {
+        let messages = if is_short { random.i64(0..80) } else { random.i64(5000..6000) };
+        (format!("sip:user{number}@example.org"), messages * one)
+    });
+    accounts.collect()
+}

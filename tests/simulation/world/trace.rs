@@ -20,7 +20,7 @@ impl World<'_> {
     /// Renaming types or log lines does not change it; a change of behavior does.
     pub(super) fn trace(&self) -> u64 {
         let calls: Vec<_> = self.calls.iter().map(|call| (call.number, call.verdicts, delivered(call))).collect();
-        let ledger = self.ledger();
+        let ledger = self.local_ledger();
         let rows: Vec<_> = ROWS.iter().map(|sql| rows(&ledger, sql)).collect();
         let network = self.network.borrow();
         let mut accounts: Vec<_> = network
