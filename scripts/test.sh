@@ -81,7 +81,7 @@ else
 fi
 # The whole product on a simulated machine: the same seeds on every machine, and on a slow one those that fit into the time.
 # "make sim" runs more.
-run env CARGO_TARGET_DIR=target/simulate SEEDS=900 SECONDS_MAX=100 cargo test -q --release --features simulate --test simulation
+run env CARGO_TARGET_DIR=target/simulate SEEDS=1400 SECONDS_MAX=150 cargo test -q --release --features simulate --test simulation
 # The package, installed into a small Debian.
 run scripts/test-package.sh out/imcharge.so "$(. /etc/os-release && echo "$VERSION_CODENAME")" \
     "$(dpkg-query -W -f '${Version}' kamailio)"
