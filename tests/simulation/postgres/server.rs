@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Ports of the two servers.
 pub const PORTS: [u16; 2] = [5432, 5433];
 
+/// Longest time for which a statement waits whose client has gone, in microseconds.
+const LATE_MICROS: u64 = 15_000_000;
+
 /// Errors that the server reports before it executes a statement.
 const REFUSALS: [&str; 4] = ["40001", "53300", "55P03", "57014"];
 
@@ -39,6 +42,8 @@ struct Backend {
     prepared: BTreeMap<String, (String, Vec<u32>)>,
     bound: Option<(Columns, Statement)>,
     running: Option<Running>,
+    /// Whether its client has gone before its statement was executed.
+    is_late: bool,
     /// The answer, as far as it is known.
     reply: Vec<u8>,
     /// Debits that the answer acknowledges.
@@ -135,6 +140,7 @@ impl Servers {
             prepared: BTreeMap::new(),
             bound: None,
             running: None,
+            is_late: false,
             reply: Vec::new(),
             debits: Vec::new(),
             tick: None,
@@ -329,6 +335,12 @@ impl Servers {
     /// Executes the statement of a connection if it is due. One whose client is gone is executed as well.
     fn run(&mut self, backend: &mut Backend, now: u64) {
         match backend.running.take() {
+            Some(Running::Queued { at, columns, statement }) if backend.stream.is_closed() && !backend.is_late => {
+                // The process that serves it has read it, and goes on later.
+                backend.is_late = true;
+                let wait = if self.random.bool() { self.random.u64(0..LATE_MICROS) } else { 0 };
+                backend.running = Some(Running::Queued { at: at + wait, columns, statement });
+            }
             Some(Running::Queued { at, columns, statement }) if at <= now => {
                 self.execute(backend, &columns, statement, now);
             }

@@ -24,13 +24,16 @@ const HISTORY: &str = "
     CREATE TABLE undebited(session, call_id TEXT, message_id TEXT, rule TEXT);
     CREATE TABLE steps(session, step TEXT, rule TEXT, code);";
 
+/// Session, Call-ID, step, rule and status code of a trace event.
+type Step = (String, String, String, Option<String>, Option<i64>);
+
 /// What the database of one node says about sessions, its own or adopted ones.
 #[derive(Clone, Debug, Default)]
 pub struct LocalHistory {
     /// Session, Call-ID, Message-ID and rule of messages that were not debited.
     undebited: Vec<(String, String, Option<String>, String)>,
-    /// Session, Call-ID, step, rule and status code.
-    steps: Vec<(String, String, String, Option<String>, Option<i64>)>,
+    /// Trace events.
+    steps: Vec<Step>,
 }
 
 impl World<'_> {
