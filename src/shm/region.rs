@@ -490,7 +490,8 @@ mod tests {
         let left = || region.statistic(Statistic::LeaseLeft);
         region.counter(Statistic::LeaseLeft).store(60, Ordering::Relaxed);
         region.table().lease.set(clock::now().after_seconds(30));
-        assert!((28..30).contains(&left()), "{}", left());
+        let rest = left();
+        assert!((28..=30).contains(&rest), "{rest}");
         region.table().lease.set(Time(1));
         assert_eq!(left(), 0);
         region.table().lease.set(Lease::UNLIMITED);

@@ -336,7 +336,7 @@ impl Servers {
     fn run(&mut self, backend: &mut Backend, now: u64) {
         match backend.running.take() {
             Some(Running::Queued { at, columns, statement }) if backend.stream.is_closed() && !backend.is_late => {
-                // The process that serves it has read it, and goes on later.
+                // The process that serves it has read it, and continues later.
                 backend.is_late = true;
                 let wait = if self.random.bool() { self.random.u64(0..LATE_MICROS) } else { 0 };
                 backend.running = Some(Running::Queued { at: at + wait, columns, statement });

@@ -20,7 +20,8 @@ const SHARED_SLACK: u64 = 60 * SECOND;
 /// Tables by which the rules look at the sessions of a node.
 const HISTORY: &str = "
     CREATE TABLE sessions(id INTEGER PRIMARY KEY, key TEXT UNIQUE, call_id TEXT);
-    CREATE TABLE debits(session, call_id TEXT, message_id TEXT, part, account TEXT, octets, units, refunded_at, \"trigger\", code);
+    CREATE TABLE debits(session, call_id TEXT, message_id TEXT, part, account TEXT, octets, units, refunded_at, \"trigger\",
+        code);
     CREATE TABLE undebited(session, call_id TEXT, message_id TEXT, rule TEXT);
     CREATE TABLE steps(session, step TEXT, rule TEXT, code);";
 
