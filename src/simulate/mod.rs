@@ -69,10 +69,6 @@ pub enum InjectedBug {
     OwnFailureBelieved,
     /// The gate does not look at the lease.
     LeaseIgnored,
-    /// The sessions of a node go on after another one has taken them over.
+    /// The sessions of a node continue after another one has taken them over.
     TakeoverIgnored,
-    /// Requests of a tick without an answer are sent again under new numbers.
-    RenumberedAfterLoss,
-    /// The state of a session is sent after its request, in a later tick.
-    StateAfterRequest,
 }

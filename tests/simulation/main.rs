@@ -88,14 +88,12 @@ const FAULTS: [Fault; 19] = [
 ];
 
 /// Those that nodes with a shared ledger show.
-const CLUSTER_FAULTS: [Fault; 7] = [
+const CLUSTER_FAULTS: [Fault; 5] = [
     Fault::StoreBug(StoreBug::LateTicksAccepted),
     Fault::StoreBug(StoreBug::RepeatedTickUnreplicated),
     Fault::StoreBug(StoreBug::OneUpdatePerAccount),
     Fault::InjectedBug(InjectedBug::LeaseIgnored),
     Fault::InjectedBug(InjectedBug::TakeoverIgnored),
-    Fault::InjectedBug(InjectedBug::RenumberedAfterLoss),
-    Fault::InjectedBug(InjectedBug::StateAfterRequest),
 ];
 
 fn main() {

@@ -7,7 +7,7 @@ use super::tick::{self, Item};
 use crate::charge::ch2::SessionKey;
 use crate::charge::time::Time;
 use crate::enabler::SessionState;
-use crate::simulate::{self, InjectedBug};
+use crate::simulate;
 use std::collections::{BTreeMap, HashMap};
 
 /// Requests of a tick, at most, and states without a request.
@@ -97,8 +97,7 @@ impl Outgoing {
     pub fn take(&mut self, items_max: usize) -> Taken {
         let (mut places, mut sessions, mut octets) = (Vec::new(), Vec::new(), 0_usize);
         for (place, item) in self.items.iter().take(items_max) {
-            let is_late = simulate::is_injected(InjectedBug::StateAfterRequest);
-            let state = self.state(item.row.session).filter(|_| !is_late);
+            let state = self.state(item.row.session);
             let size = state.map_or(0, tick::octets);
             if octets + size > TICK_OCTETS_MAX && !places.is_empty() {
                 break;

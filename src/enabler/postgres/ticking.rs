@@ -10,7 +10,6 @@ use super::{InFlight, Postgres, Queued};
 use crate::charge::ch2::{Failure, Operation, Reservation, Response};
 use crate::charge::time::Time;
 use crate::enabler::{AdoptedSession, EnablerEvent, SessionState};
-use crate::simulate::{InjectedBug, is_injected};
 use std::sync::Arc;
 
 /// Class of SQLSTATE of a transaction that may succeed if it is repeated at once.
@@ -153,12 +152,7 @@ impl Postgres {
         self.counters.lost += 1;
         match what {
             InFlight::Join => self.membership.join_again(now),
-            InFlight::Tick => {
-                self.tick_again_at = now;
-                if is_injected(InjectedBug::RenumberedAfterLoss) {
-                    self.tick.iter_mut().flat_map(|tick| &mut tick.items).for_each(|item| item.row.number += 1);
-                }
-            }
+            InFlight::Tick => self.tick_again_at = now,
             InFlight::Step => self.takeover.abandon(self.jitter.bits(), now),
         }
     }
