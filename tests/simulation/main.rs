@@ -123,9 +123,10 @@ fn main() {
         }
     }
     let time_of_clusters = if kinds.len() > 1 { time.saturating_mul(CLUSTERS_PERCENT) / 100 } else { time };
+    let time_of_single = if kinds.len() > 1 { time.saturating_sub(time_of_clusters) } else { time };
     let mut summary = Summary::default();
     if kinds.contains(&Kind::Single) {
-        summary = run_all(Kind::Single, seed, seeds, time.saturating_sub(time_of_clusters));
+        summary = run_all(Kind::Single, seed, seeds, time_of_single);
     }
     if let Some(file) = std::env::var_os("TRACE_HASH") {
         let lines: String = summary.traces.iter().map(|(seed, trace)| format!("{seed} {trace:016x}\n")).collect();
