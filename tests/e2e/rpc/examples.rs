@@ -101,7 +101,7 @@ fn compare(printed: &Value, real: &Value, place: &str, in_list: bool) {
 }
 
 /// Commands of the shared ledger, which the embedded one refuses.
-const SHARED: [&str; 3] = ["account.import", "nodes", "takeover"];
+pub(super) const SHARED: [&str; 3] = ["account.import", "nodes", "takeover"];
 
 /// Whether a command of the shared ledger was refused for its reason.
 fn needs_shared_ledger(command: &str, result: &Result<Value, Refusal>) -> bool {
