@@ -23,7 +23,7 @@ const PORT_DEFAULT: u16 = 5432;
 const APPLICATION: &str = "imcharge";
 
 /// Seconds that a connection may take, and again as many for the login.
-const CONNECT_SECONDS: u32 = 5;
+const CONNECT_SECONDS: u32 = 3;
 
 /// Database and user of a server that names none.
 const NAME_DEFAULT: &str = "imcharge";
