@@ -105,6 +105,8 @@ impl Credit {
             self.fail(Failure::Enabler, cx);
         }
         if self.pending().is_some_and(|pending| !pending.is_held) {
+            // The enabler has just answered this node: a debit that waits for its next attempt need not wait longer.
+            self.ask_at_once();
             self.resend_pending(cx);
         }
     }

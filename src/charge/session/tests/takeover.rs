@@ -92,13 +92,10 @@ fn pending_debit_is_requested_again_under_its_number() {
 }
 
 #[test]
-fn debit_that_waits_for_its_retry_loses_its_reservation() {
+fn debit_that_waits_for_its_retry_is_requested_at_once_without_its_reservation() {
     let mut run = debit_pending_with_refunds();
     run.answer(Response::Failed(Failure::Unreachable));
     run.taken_over(s(2));
-    assert_eq!(asked(&run), None);
-    run.gate_closed(s(2));
-    run.timer(s(60));
     assert_eq!(asked(&run), Some(("debit m1 response".into(), 1, Reservation::None)));
 }
 
