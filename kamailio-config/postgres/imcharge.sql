@@ -214,6 +214,18 @@ AS $$ SELECT count(*)::int FROM pg_stat_replication WHERE state = 'streaming' AN
 COMMENT ON FUNCTION imcharge.standbys IS
   'Returns the number of connected synchronous standbys. 0 if the owner of this function is no member of pg_monitor.';
 
+CREATE OR REPLACE FUNCTION imcharge.show_warnings() RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+  IF current_setting('client_min_messages') = 'error' THEN
+    PERFORM set_config('client_min_messages', 'warning', true);
+  END IF;
+END $$;
+COMMENT ON FUNCTION imcharge.show_warnings IS
+  'Lets the warning of an unconfirmed commit reach the proxy, whatever the database is set to. Until the end of the '
+  'transaction.';
+
 CREATE OR REPLACE FUNCTION imcharge.is_gone(p_node text) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, imcharge, pg_temp
 AS $$
@@ -257,9 +269,7 @@ BEGIN
   IF p_node IS NULL OR p_identity IS NULL OR coalesce(p_lease_ms, 0) <= 0 THEN
     RAISE invalid_parameter_value USING MESSAGE = 'join: node, identity and lease are required';
   END IF;
-  IF current_setting('client_min_messages') = 'error' THEN
-    PERFORM set_config('client_min_messages', 'warning', true);
-  END IF;
+  PERFORM imcharge.show_warnings();
   LOOP
     SELECT n.* INTO v_node FROM imcharge.nodes n WHERE n.name = p_node FOR UPDATE;
     EXIT WHEN FOUND;
@@ -470,10 +480,7 @@ BEGIN
   THEN
     RAISE invalid_parameter_value USING MESSAGE = 'tick: an argument is missing or out of range, or lengths of arrays differ';
   END IF;
-  -- The warning of an unconfirmed commit must reach the proxy.
-  IF current_setting('client_min_messages') = 'error' THEN
-    PERFORM set_config('client_min_messages', 'warning', true);
-  END IF;
+  PERFORM imcharge.show_warnings();
 
   -- Every tick writes this row, a repeated one too: its commit waits for the standby, and so covers the first copy.
   UPDATE imcharge.nodes AS n SET last_tick = greatest(n.last_tick, p_tick), ticked_epoch = n.epoch,
@@ -874,9 +881,7 @@ DECLARE
   v_has_sessions bool;
   v_is_taken bool;
 BEGIN
-  IF current_setting('client_min_messages') = 'error' THEN
-    PERFORM set_config('client_min_messages', 'warning', true);
-  END IF;
+  PERFORM imcharge.show_warnings();
   PERFORM FROM imcharge.nodes n WHERE n.name IN (p_node, p_dead) ORDER BY n.name FOR UPDATE;
   UPDATE imcharge.nodes n SET epoch = n.epoch WHERE n.name = p_node AND n.epoch = p_epoch AND NOT n.is_fenced;
   IF NOT FOUND THEN
@@ -927,9 +932,7 @@ DECLARE
   v_again bytea[];
   v_new bytea[];
 BEGIN
-  IF current_setting('client_min_messages') = 'error' THEN
-    PERFORM set_config('client_min_messages', 'warning', true);
-  END IF;
+  PERFORM imcharge.show_warnings();
   UPDATE imcharge.nodes n SET epoch = n.epoch WHERE n.name = p_node AND n.epoch = p_epoch AND NOT n.is_fenced;
   IF NOT FOUND THEN RETURN; END IF;
   v_again := ARRAY(SELECT s.session FROM imcharge.sessions s
@@ -963,9 +966,7 @@ SET enable_bitmapscan = off
 SET jit = off
 AS $$
 BEGIN
-  IF current_setting('client_min_messages') = 'error' THEN
-    PERFORM set_config('client_min_messages', 'warning', true);
-  END IF;
+  PERFORM imcharge.show_warnings();
   UPDATE imcharge.nodes n SET epoch = n.epoch WHERE n.name = p_node AND n.epoch = p_epoch AND NOT n.is_fenced;
   result := CASE WHEN FOUND THEN 0 ELSE 5 END;
   IF FOUND THEN
@@ -1001,9 +1002,7 @@ DECLARE
   v_done bigint := 0;
   v_at timestamptz;
 BEGIN
-  IF current_setting('client_min_messages') NOT IN ('warning', 'notice') THEN
-    PERFORM set_config('client_min_messages', 'warning', true);
-  END IF;
+  PERFORM imcharge.show_warnings();
   INSERT INTO imcharge.imports VALUES (p_ledger, p_reference, p_node, p_by, now(), now(), 0) ON CONFLICT DO NOTHING;
   SELECT m.* INTO v_import FROM imcharge.imports m WHERE m.ledger = p_ledger FOR UPDATE;
   IF NOT FOUND THEN
